@@ -1,0 +1,69 @@
+# Shared by the scripts of this folder: sourced, never run.
+# shellcheck shell=bash disable=SC2034 # what is unused here is used by the scripts that source it
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+project=holdfast
+export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # an old engine cannot store what newer buildx adds to an image
+
+# What preflight accepts. The two sizes can be set for small test machines, at the caller's own risk.
+min_engine=20.10
+min_compose=2.24
+min_python=3.9
+min_memory_mib=${HOLDFAST_MIN_MEMORY_MIB:-4096}
+min_disk_mib=${HOLDFAST_MIN_DISK_MIB:-10240}
+
+say() { printf '%s\n' "$*"; }
+
+step() { printf '\n== %s\n' "$*"; }
+
+# problem FOUND ALLOWED NEXT: the three things a user needs to know, on stderr.
+problem() {
+  printf 'found:   %s\nallowed: %s\nnext:    %s\n' "$1" "$2" "$3" >&2
+}
+
+die() {
+  problem "$@"
+  exit 1
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# at_least FOUND NEEDED: compares versions; what follows + - or ~ is a distribution's own number.
+at_least() {
+  [[ $(printf '%s\n%s\n' "$2" "${1%%[+~-]*}" | sort -V | head -n 1) == "$2" ]]
+}
+
+engine_answers() { docker info >/dev/null 2>&1; }
+
+compose() {
+  docker compose --project-directory "$root/compose" --file "$root/compose/compose.yaml" "$@"
+}
+
+stack_is_running() {
+  [[ -n $(docker ps --quiet --filter "label=com.docker.compose.project=$project" 2>/dev/null) ]]
+}
+
+# Debian or Ubuntu, and allowed to install: then what is missing can be installed instead of asked for.
+can_install() {
+  [[ $(id -u) == 0 ]] && has apt-get && has dpkg
+}
+
+# uplink_mtu: containers that send larger packets than the default route carries hang on downloads.
+uplink_mtu() {
+  local device
+  device=$(awk '$2 == "00000000" { print $1; exit }' /proc/net/route)
+  cat "/sys/class/net/$device/mtu" 2>/dev/null || echo 1500
+}
+
+# debian_mirror: the mirror this machine already uses, else Debian's own.
+debian_mirror() {
+  local mirror=${HOLDFAST_DEBIAN_MIRROR:-}
+  if [[ -z $mirror ]] && has apt-get; then
+    # shellcheck disable=SC2016 # apt's own placeholders
+    mirror=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+      sed -n 's/^Debian|//p' | head -n 1)
+  fi
+  mirror=${mirror%/}
+  printf '%s\n' "${mirror:-http://deb.debian.org/debian}"
+}
