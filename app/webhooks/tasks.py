@@ -1,0 +1,112 @@
+"""The tasks; each may run twice, also at the same time, and changes things once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import chord
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError as PublishError
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from holdfast.dead import REPLAY_HEADER
+from webhooks import db, delivery, publish
+from webhooks.app import app
+from webhooks.models import PENDING, Delivery
+
+if TYPE_CHECKING:
+    from celery import Task
+
+SWEEP_LIMIT = 500  # rows per tick, so that a tick stays short
+
+
+@app.task(bind=True, max_retries=None, throws=(delivery.PermanentError,), soft_time_limit=60, time_limit=90)
+def deliver(self: Task[Any, Any], delivery_id: str) -> dict[str, Any]:
+    """Make one attempt to deliver; retry it later, or end in the dead-letter queue.
+
+    Attempts are counted in the row, not by Celery: a replayed or repeated message continues where the row stands.
+
+    Args:
+        delivery_id: id of the row.
+
+    Returns:
+        The id, the HTTP status, and whether a copy of the task had delivered it before.
+
+    Raises:
+        celery.exceptions.Retry: the next attempt is published.
+        webhooks.delivery.PermanentError: the delivery is dead, and its message goes to the dead-letter queue.
+    """
+    try:
+        row = delivery.begin(delivery_id, int((self.request.headers or {}).get(REPLAY_HEADER, 0)))
+        if row is None:
+            return {"delivery": delivery_id, "repeated": True}
+        try:
+            status = delivery.post(row)
+        except (delivery.TemporaryError, delivery.PermanentError, SoftTimeLimitExceeded) as error:
+            wait = delivery.fail(row, error)
+            if wait is None:
+                raise delivery.PermanentError(f"{row.url}: {error} (attempt {row.attempts + 1})") from error
+            raise self.retry(countdown=wait, exc=error) from error
+        first = delivery.succeed(delivery_id, self.request.id or "", status)
+    except OperationalError as error:  # the database is away: that is no failed attempt
+        raise self.retry(countdown=10, exc=error) from error
+    return {"delivery": delivery_id, "status": status, "repeated": not first}
+
+
+@app.task(bind=True, max_retries=None)
+def fan_out(self: Task[Any, Any], batch_id: str) -> int:
+    """Publish the pending deliveries of a batch as a chord that ends in the report.
+
+    Args:
+        batch_id: id of the batch.
+
+    Returns:
+        How many deliveries were published.
+    """
+    try:
+        with db.transaction() as session:
+            rows = session.scalars(
+                select(Delivery).where(Delivery.batch_id == batch_id, Delivery.status == PENDING)
+            ).all()
+        if rows:
+            header = [deliver.s(row.id).set(task_id=row.id, queue=row.queue) for row in rows]
+            # A dead delivery fails the chord: then the report is its error callback, when all others have ended.
+            chord(header)(report.si(batch_id).on_error(report.si(batch_id)))
+    except (OperationalError, PublishError) as error:
+        raise self.retry(countdown=10, exc=error) from error
+    return len(rows)
+
+
+@app.task(bind=True, max_retries=None)
+def report(self: Task[Any, Any], batch_id: str) -> dict[str, int]:
+    """Write the report of a batch.
+
+    Args:
+        batch_id: id of the batch.
+
+    Returns:
+        The counts of the report.
+    """
+    try:
+        written = delivery.write_report(batch_id)
+    except OperationalError as error:
+        raise self.retry(countdown=10, exc=error) from error
+    if written is None:
+        raise delivery.PermanentError(f"no batch {batch_id} in the database that this worker uses")
+    return {"total": written.total, "delivered": written.delivered, "dead": written.dead, "pending": written.pending}
+
+
+@app.task(acks_on_failure=True)  # the next tick does the same work: a failed one needs no replay
+def sweep() -> dict[str, int]:
+    """Publish what is overdue, and write the reports whose chord was lost or outdated by a replay.
+
+    Returns:
+        How many deliveries and reports were published.
+    """
+    rows = delivery.take_overdue(SWEEP_LIMIT)
+    publish.deliveries(rows)
+    batches = delivery.batches_without_report(SWEEP_LIMIT)
+    for batch_id in batches:
+        report.delay(batch_id)
+    return {"deliveries": len(rows), "reports": len(batches)}
