@@ -1,0 +1,127 @@
+"""A message as it travels: readable for storage (:class:`Message`), encoded for the socket (:class:`Wire`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from struct import Struct
+from typing import Any
+
+import amqp
+from amqp.serialization import decode_properties_basic
+
+CHANNEL = 1  # a publishing connection has one channel
+_PUBLISH = b"\x00\x3c\x00\x28\x00\x00"  # class 60 (basic), method 40 (publish), reserved short
+_MANDATORY = b"\x01"
+_FRAME = Struct(">BHI")  # type, channel, payload size
+_CONTENT = Struct(">BHIHHQ")  # the same, then class, weight, body size
+_END = b"\xce"
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """One encoded message.
+
+    Attributes:
+        task_id: the correlation id, by which a returned message is recognised.
+        exchange: its name.
+        routing_key: the message's key.
+        properties: flags and values of the basic properties, headers included, as AMQP encodes them.
+        body: the serialised arguments.
+    """
+
+    task_id: str | None
+    exchange: str
+    routing_key: str
+    properties: bytes
+    body: bytes
+
+    @property
+    def key(self) -> tuple[str, str, str | None]:
+        """What a ``basic.return`` of this message carries, too."""
+        return self.exchange, self.routing_key, self.task_id
+
+    def frames(self, frame_max: int) -> bytes:
+        """Return the bytes of a mandatory ``basic.publish``.
+
+        Args:
+            frame_max: the largest frame that was negotiated, in bytes.
+        """
+        body, props, room = self.body, self.properties, frame_max - 8
+        parts = [
+            publish_frame(self.exchange, self.routing_key),
+            _CONTENT.pack(2, CHANNEL, 12 + len(props), 60, 0, len(body)),
+            props,
+            _END,
+        ]
+        for start in range(0, len(body), room):
+            chunk = body[start : start + room] if len(body) > room else body
+            parts += (_FRAME.pack(3, CHANNEL, len(chunk)), chunk, _END)
+        return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message in plain values, fit for storing: what an outbox keeps and publishes later.
+
+    Attributes:
+        exchange: its name.
+        routing_key: the message's key.
+        body: the serialised arguments.
+        content_type: for instance ``application/json``.
+        content_encoding: for instance ``utf-8``.
+        headers: the application headers (Celery's task headers).
+        properties: the other basic properties: ``correlation_id``, ``priority``, ``delivery_mode``, ``expiration`` (a
+            string of milliseconds), ...
+    """
+
+    exchange: str
+    routing_key: str
+    body: bytes
+    content_type: str
+    content_encoding: str
+    headers: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def task_id(self) -> str | None:
+        """The id of the task, if the message is one."""
+        return self.properties.get("correlation_id")
+
+    def encode(self) -> Wire:
+        """Encode headers and properties as AMQP does."""
+        content: Any = amqp.Message(
+            content_type=self.content_type,
+            content_encoding=self.content_encoding,
+            application_headers=self.headers,
+            **self.properties,
+        )
+        return Wire(self.task_id, self.exchange, self.routing_key, content._serialize_properties(), self.body)
+
+    @classmethod
+    def decode(cls, wire: Wire) -> Message:
+        """Return the readable form of an encoded message."""
+        properties, _ = decode_properties_basic(wire.properties, 0)
+        return cls(
+            wire.exchange,
+            wire.routing_key,
+            wire.body,
+            properties.pop("content_type"),
+            properties.pop("content_encoding"),
+            properties.pop("application_headers", {}),
+            properties,
+        )
+
+
+@lru_cache(maxsize=1024)
+def publish_frame(exchange: str, routing_key: str) -> bytes:
+    """Return the method frame of a mandatory publish; the same few are used all the time."""
+    payload = b"".join((_PUBLISH, _short(exchange), _short(routing_key), _MANDATORY))
+    return b"".join((_FRAME.pack(1, CHANNEL, len(payload)), payload, _END))
+
+
+def _short(text: str) -> bytes:
+    raw = text.encode()
+    if len(raw) > 255:
+        raise ValueError(f"AMQP names have at most 255 bytes, this one has {len(raw)}: {text[:60]!r}...")
+    return bytes((len(raw),)) + raw

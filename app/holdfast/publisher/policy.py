@@ -1,0 +1,85 @@
+"""How long a publish may take and how its attempts are spaced."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields
+from itertools import count
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+class Limits(NamedTuple):
+    """When one attempt has to end, as ``time.monotonic()`` values.
+
+    Attributes:
+        until: the end of waiting for a node that is silent.
+        end: the end of the whole publish, also for a node that said that it is blocked: another one would be, too.
+    """
+
+    until: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Each value can be set in the Celery configuration as ``holdfast_publish_<name>``. Times are seconds.
+
+    Attributes:
+        deadline: a publish ends after this long, whatever happens.
+        attempt: how long one node may take to answer before the next one is asked. Shorter than an election of a
+            queue leader costs duplicates, longer costs time when a node is frozen.
+        connect: limit for each step of opening a connection.
+        backoff: first pause after a failed attempt; it doubles up to ``backoff_max``, with jitter.
+        max_bytes: larger bodies are refused here; RabbitMQ would close the channel and with it everything in flight.
+    """
+
+    deadline: float = 20.0
+    attempt: float = 5.0
+    connect: float = 3.0
+    backoff: float = 0.05
+    backoff_max: float = 1.0
+    max_bytes: int = 16 * 1024 * 1024  # RabbitMQ's own default since 4.0 (max_message_size)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Read the policy of an app.
+
+        Args:
+            settings: the Celery configuration.
+
+        Raises:
+            ValueError: a value is not a positive number.
+        """
+        found = {f.name: settings.get(f"holdfast_publish_{f.name}") for f in fields(cls)}
+        for name, value in found.items():
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise ValueError(
+                    f"holdfast_publish_{name} is {value!r}; set a number above 0, or leave it out for the default"
+                )
+        return cls(**{name: value for name, value in found.items() if value is not None})
+
+    def pause(self, attempt: int) -> float:
+        """Return how long to wait after the given attempt (0 for the first), in seconds."""
+        return min(self.backoff_max, self.backoff * 2.0**attempt) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+    def attempts(self, deadline: float | None) -> Iterator[Limits]:
+        """Yield the limits of one attempt after the other until the time is over, sleeping between them.
+
+        Args:
+            deadline: seconds, or None for the policy's own.
+        """
+        end = monotonic() + (self.deadline if deadline is None else deadline)
+        for attempt in count():
+            yield self.limits(end)
+            pause = self.pause(attempt)
+            if monotonic() + pause >= end:
+                return
+            sleep(pause)
+
+    def limits(self, end: float) -> Limits:
+        """Return the limits of an attempt that starts now and belongs to a publish that ends at ``end``."""
+        return Limits(min(end, monotonic() + self.attempt), end)

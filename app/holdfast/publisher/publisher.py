@@ -1,0 +1,127 @@
+"""Publishes messages so that each one ends in one of three ways: acknowledged, an error that says why, or stored."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused
+from holdfast.publisher.link import Pending, Suspected
+from holdfast.publisher.message import Message, Wire
+from holdfast.publisher.nodes import Nodes
+
+if TYPE_CHECKING:
+    from kombu import Connection
+
+    from holdfast.publisher.policy import Limits, Policy
+
+logger = logging.getLogger(__name__)
+
+Fallback = Callable[[Message], None]
+"""Stores a message that no broker accepted; returns when it is stored, raises when it could not be."""
+
+
+class Publisher:
+    """The way of one process to one cluster. Safe to share between threads and across forks.
+
+    Args:
+        connection: a kombu AMQP connection with all nodes in its URL; it is never connected itself.
+        policy: deadlines and back-off.
+        fallback: where a message goes that is not acknowledged within its deadline, for reasons that may pass.
+    """
+
+    def __init__(self, connection: Connection, policy: Policy, fallback: Fallback | None = None) -> None:
+        self.policy = policy
+        self.fallback = fallback
+        self.nodes = Nodes(connection, policy.connect)
+        atexit.register(self.close)
+
+    def publish(self, message: Message, deadline: float | None = None) -> bool:
+        """Publish one message and wait for its acknowledgement.
+
+        Args:
+            message: what to publish; always ``mandatory``.
+            deadline: seconds until the call returns or raises; None for the policy's.
+
+        Returns:
+            True when a broker acknowledged it, False when the fallback stored it.
+
+        Raises:
+            NotAcknowledged: the kind says why; ``maybe_published`` whether a broker may have it.
+        """
+        wire = message.encode()
+        try:
+            self._publish(wire, deadline)
+        except NotAcknowledged as error:
+            if not self.store(wire, error):
+                raise
+            return False
+        return True
+
+    def store(self, wire: Wire, error: NotAcknowledged) -> bool:
+        """Hand a message that was not acknowledged to the fallback.
+
+        Returns:
+            True when it is stored; False when there is no fallback or the message would never be accepted.
+        """
+        if self.fallback is None or not error.retryable:
+            return False
+        try:
+            self.fallback(Message.decode(wire))
+        except Exception:
+            logger.exception("task %s: neither a broker nor the fallback took it", wire.task_id)
+            return False
+        logger.warning("task %s went to the fallback: %s", wire.task_id, error)
+        return True
+
+    def check(self, wire: Wire) -> None:
+        """Refuse what the broker would answer by closing the channel, and with it everything in flight.
+
+        Raises:
+            Refused: the body is larger than ``policy.max_bytes``.
+        """
+        if len(wire.body) > self.policy.max_bytes:
+            raise Refused(
+                f"its body has {len(wire.body)} bytes, {self.policy.max_bytes} are allowed; pass a reference to the "
+                "data, or raise max_message_size of the broker and holdfast_publish_max_bytes together",
+                task_id=wire.task_id,
+            )
+
+    def close(self) -> None:
+        """Close the connections; the next publish opens new ones."""
+        self.nodes.close()
+
+    def _publish(self, wire: Wire, deadline: float | None) -> None:
+        self.check(wire)
+        turn, alone = 0, False
+        failure: NotAcknowledged | None = None
+        for limits in self.policy.attempts(deadline):
+            node = self.nodes.pick(turn)
+            try:
+                if alone:
+                    self.nodes.publish_alone(node, wire, limits)
+                else:
+                    self._publish_once(node, wire, limits)
+            except NotAcknowledged as error:
+                failure = error.about(wire.task_id, maybe_published=failure is not None and failure.maybe_published)
+                if not error.retryable:
+                    break
+                alone = isinstance(error, Suspected)
+                if not isinstance(error, Suspected | Blocked) and (
+                    isinstance(error, Nacked) or not self.nodes.avoid(node)
+                ):
+                    turn += 1
+            else:
+                return
+        assert failure is not None, "there is always a first attempt"  # noqa: S101
+        raise failure
+
+    def _publish_once(self, node: int, wire: Wire, limits: Limits) -> None:
+        link = self.nodes.link(node, limits)
+        pending = Pending(wire)
+        link.submit((pending,))
+        link.wait(pending, limits)
+        if pending.error is not None:
+            raise pending.error

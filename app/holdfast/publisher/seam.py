@@ -1,0 +1,191 @@
+"""Where the publisher meets Celery: every task message of an app passes here, whoever sends it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+from celery.app.amqp import AMQP
+from kombu import Producer, pools
+from kombu.utils.imports import symbol_by_name
+
+from holdfast.publisher.message import Message
+from holdfast.publisher.policy import Policy
+from holdfast.publisher.publisher import Fallback, Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+    from kombu import Connection
+
+_encoder: Any = Producer(cast("Connection", None))  # kombu's serialisation and compression, without a channel
+
+
+class DurableAMQP(AMQP):
+    """Celery's AMQP layer of an app, with task messages going through a :class:`Publisher`."""
+
+    app: Celery
+    _producer_pool: ProducerPool | None
+
+    def __init__(self, app: Celery) -> None:
+        super().__init__(app)
+        self.fallback: Fallback | None = None
+        self._publishers: dict[tuple[str, ...], Publisher] = {}
+        self._lock = threading.Lock()
+
+    def publisher(self, connection: Connection | None = None) -> Publisher:
+        """Return the publisher of this process for a cluster.
+
+        Args:
+            connection: names the cluster; None for the one that the app writes to.
+        """
+        connection = connection or self.app.connection_for_write()
+        key = tuple(connection.alt) or (connection.as_uri(include_password=True),)
+        with self._lock:
+            if key not in self._publishers:
+                fallback = self.fallback or _configured(self.app.conf.get("holdfast_publish_fallback"))
+                self._publishers[key] = Publisher(connection, Policy.from_settings(self.app.conf), fallback)
+            return self._publishers[key]
+
+    @property
+    def producer_pool(self) -> ProducerPool:  # type: ignore[override]  # looks the same, is not a subclass
+        """Celery's pool of producers; taking one for a task message occupies no slot."""
+        if self._producer_pool is None:
+            stock = pools.producers[self.app.connection_for_write()]
+            stock.limit = self.app.pool.limit
+            self._producer_pool = ProducerPool(stock, self.app.conf.broker_pool_acquire_timeout)
+        return self._producer_pool
+
+    def _create_task_sender(self) -> Callable[..., Any]:
+        stock = super()._create_task_sender()  # type: ignore[misc]  # not in the stubs
+
+        def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
+            options["retry"] = False  # Celery would repeat the whole publish, deadline included
+            return stock(TaskProducer(self, producer), name, message, **options)
+
+        return send_task_message
+
+
+class TaskProducer:
+    """Stands in for a kombu producer while Celery sends one task message."""
+
+    def __init__(self, amqp: DurableAMQP, producer: Any) -> None:
+        self._amqp = amqp
+        self._producer = producer
+        self.connection: Connection = producer.connection
+
+    def publish(self, body: Any, **options: Any) -> bool:
+        """Publish a task durably; anything else (the task-sent event) goes the stock way.
+
+        Args:
+            body: what the serializer gets.
+            options: those of ``kombu.Producer.publish``; ``timeout`` and ``confirm_timeout`` shorten the deadline.
+
+        Raises:
+            NotAcknowledged: the kind says why.
+        """
+        if "correlation_id" not in options or self.connection.transport.driver_type != "amqp":
+            return self._producer.publish(body, **options)  # type: ignore[no-any-return]  # stock result is not used
+        declare = options.pop("declare", None) or ()
+        missing = [entity for entity in declare if not entity.no_declare]
+        if missing:
+            for entity in missing:
+                self._producer.maybe_declare(entity, retry=True, **options["retry_policy"])
+        deadline = options.pop("confirm_timeout", None) or options.pop("timeout", None)
+        return self._amqp.publisher(self.connection).publish(prepare(body, **options), deadline)
+
+
+def prepare(
+    body: Any,
+    *,
+    exchange: Any,
+    routing_key: str,
+    serializer: str | None = None,
+    compression: str | None = None,
+    headers: dict[str, Any] | None = None,
+    delivery_mode: Any = None,
+    expiration: float | None = None,
+    priority: int | None = 0,
+    content_type: str | None = None,
+    content_encoding: str | None = None,
+    **properties: Any,
+) -> Message:
+    """Build the message that ``kombu.Producer.publish`` would send for the same arguments.
+
+    Args:
+        body: what the serializer gets.
+        exchange: name or :class:`kombu.Exchange`.
+        expiration: seconds that the message may wait in a queue.
+        properties: further AMQP basic properties. The rest is as in kombu.
+    """
+    for option in ("mandatory", "immediate", "retry", "retry_policy", "timeout", "confirm_timeout", "declare"):
+        properties.pop(option, None)
+    headers = {} if headers is None else headers
+    exchange, properties["delivery_mode"] = _encoder._delivery_details(exchange, delivery_mode)
+    if expiration is not None:
+        properties["expiration"] = str(int(expiration * 1000))
+    data, content_type, content_encoding = _encoder._prepare(
+        body, serializer, content_type, content_encoding, compression, headers
+    )
+    raw = data.encode(content_encoding or "utf-8") if isinstance(data, str) else data
+    return Message(
+        exchange,
+        routing_key,
+        raw,
+        content_type or "",
+        content_encoding or "",
+        headers,
+        {"priority": priority, **properties},
+    )
+
+
+class ProducerPool:
+    """Looks like kombu's pool of producers. A slot, and with it a connection, is taken by those who use the channel."""
+
+    def __init__(self, stock: Any, timeout: float | None) -> None:
+        self._stock = stock
+        self._timeout = timeout
+
+    def acquire(self, block: bool = False, timeout: float | None = None) -> LazyProducer:
+        """Return a producer at once; ``block`` and ``timeout`` (seconds) hold when its channel is first used."""
+        return LazyProducer(self._stock, block, timeout or self._timeout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+
+class LazyProducer:
+    """A producer of the pool that is acquired when something other than a task is published with it."""
+
+    def __init__(self, pool: Any, block: bool, timeout: float | None) -> None:
+        self._acquire: Callable[[], Any] = lambda: pool.acquire(block=block, timeout=timeout)
+        self._stock: Any = None
+        self.connection: Connection = pool.connections.connection
+
+    def __getattr__(self, name: str) -> Any:
+        if self._stock is None:
+            self._stock = self._acquire()
+        return getattr(self._stock, name)
+
+    def __enter__(self) -> LazyProducer:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        stock, self._stock = self._stock, None
+        if stock is not None:
+            stock.__exit__(*exc_info)
+
+    def release(self) -> None:
+        """Give the slot back, if one was taken."""
+        self.__exit__(None, None, None)
+
+    close = release
+
+
+def _configured(fallback: Any) -> Fallback | None:
+    """Return the callable that the setting ``holdfast_publish_fallback`` names."""
+    found: Fallback | None = symbol_by_name(fallback) if isinstance(fallback, str) else fallback
+    if found is not None and not callable(found):
+        raise ValueError(f"holdfast_publish_fallback is {fallback!r}; set a callable, or its name as 'module:function'")
+    return found
