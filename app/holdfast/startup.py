@@ -40,9 +40,9 @@ def check_app(app: Celery) -> None:
     Raises:
         StartupError: a result write would never be retried, or a queue can lose messages.
     """
-    if getattr(app.backend, "connection_errors", None) == ():
+    if OSError not in getattr(app.backend, "connection_errors", (OSError,)):
         raise StartupError(
-            "The Redis result backend has no list of connection errors, so it would never retry a write: the package "
+            "The Redis result backend takes no lost connection for one, so it would never retry a write: the package "
             '"packaging" is missing (kombu#2524). Install celery with its redis extra: pip install "celery[redis]".'
         )
     if app.connection_for_write().transport.driver_type != "amqp":

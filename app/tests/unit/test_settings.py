@@ -1,0 +1,137 @@
+"""The settings hold what the guarantee needs, and a wrong environment is refused with the next step."""
+
+from __future__ import annotations
+
+import runpy
+import socket
+from typing import Any
+
+import pytest
+from celery.app.defaults import DEFAULTS
+from celery.exceptions import ImproperlyConfigured
+
+ENVIRONMENT = {
+    "HOLDFAST_BROKER_URL": "amqp://app:secret@192.0.2.11:5672/holdfast;amqp://app:secret@192.0.2.12:5672/holdfast",
+    "HOLDFAST_RESULT_URL": "sentinel://app:s%40fe@192.0.2.31:26379/2;sentinel://app:s%40fe@192.0.2.32/2",
+    "HOLDFAST_SENTINEL_MASTER": "results",
+    "HOLDFAST_SENTINEL_USERNAME": "sentinel-user",
+    "HOLDFAST_SENTINEL_PASSWORD": "sentinel-password",
+}
+SAFETY = {
+    "broker_channel_error_retry": True,
+    "broker_connection_max_retries": None,
+    "broker_failover_strategy": "shuffle",
+    "control_queue_exclusive": False,
+    "event_queue_exclusive": True,
+    "result_backend_always_retry": True,
+    "task_acks_late": True,
+    "task_acks_on_failure": False,
+    "task_acks_on_timeout": False,
+    "task_create_missing_queues": False,
+    "task_default_exchange_type": "topic",
+    "task_default_queue_type": "quorum",
+    "task_reject_on_worker_lost": True,
+    "task_track_started": False,
+    "worker_cancel_long_running_tasks_on_connection_loss": True,
+    "worker_deduplicate_successful_tasks": False,
+    "worker_disable_rate_limits": True,
+    "worker_prefetch_multiplier": 1,
+}
+# Read by Celery or redbeat, though Celery lists no default for them.
+UNLISTED = {"redis_backend_health_check_interval"}
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> dict[str, Any]:
+    """Run the settings module in the test environment with ``changes``; None removes a variable."""
+    for name, value in (ENVIRONMENT | changes).items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    return runpy.run_module("holdfast.settings")
+
+
+@pytest.mark.parametrize(("name", "value"), SAFETY.items())
+def test_safety_critical_value(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    assert load(monkeypatch)[name] == value
+
+
+def test_every_name_is_known_to_celery_or_redbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    helpers = {"annotations", "environment", "os", "redis_broker", "routing", "socket", "unquote", "urlsplit", "Any"}
+    names = {name for name in load(monkeypatch) if not name.startswith("_")} - helpers
+    unknown = {name for name in names - set(DEFAULTS) - UNLISTED if not name.startswith("redbeat_")}
+    assert not unknown
+
+
+def test_publishes_wait_for_a_confirm_on_sockets_that_survive_a_hiccup(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = load(monkeypatch)["broker_transport_options"]
+    assert options["confirm_publish"] is True
+    assert options["socket_settings"][socket.TCP_USER_TIMEOUT] == 15_000
+
+
+def test_a_soft_shutdown_ends_before_the_broker_gives_the_worker_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch)
+    assert settings["worker_soft_shutdown_timeout"] < 2 * settings["broker_heartbeat"]
+
+
+def test_the_standby_beat_takes_over_within_35_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch)
+    assert settings["redbeat_lock_timeout"] + settings["beat_max_loop_interval"] <= 35
+    assert settings["redbeat_lock_timeout"] > 2 * settings["beat_max_loop_interval"]
+
+
+def test_beat_uses_the_primary_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = load(monkeypatch)["redbeat_redis_options"]
+    assert options["sentinels"] == [("192.0.2.31", 26379), ("192.0.2.32", 26379)]
+    assert (options["username"], options["password"], options["db"]) == ("app", "s@fe", 2)
+    assert options["sentinel_kwargs"]["username"] == "sentinel-user"
+    assert options["service_name"] == "results"
+
+
+def test_the_first_queue_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, HOLDFAST_QUEUES="mail, reports")
+    assert [queue.name for queue in settings["task_queues"]] == ["mail", "reports"]
+    assert settings["task_default_queue"] == settings["task_default_routing_key"] == "mail"
+    assert settings["task_routes"][0].default_queue == "mail"
+
+
+def test_the_soft_limit_comes_before_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("1500", "100", "60"):
+        settings = load(monkeypatch, HOLDFAST_TIME_LIMIT=limit)
+        assert 0 < settings["task_soft_time_limit"] < settings["task_time_limit"] == int(limit)
+
+
+def test_on_redis_nothing_is_set_that_only_rabbitmq_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, HOLDFAST_BROKER_URL="sentinel://app:secret@192.0.2.31:26379/1")
+    options = settings["broker_transport_options"]
+    assert not {"confirm_publish", "socket_settings"} & options.keys()
+    assert options["master_name"] == "results"
+    assert options["visibility_timeout"] > settings["task_time_limit"]
+    assert options["socket_timeout"] > 10, "kombu waits 10 s in BRPOP"
+    assert not any(queue.no_declare for queue in settings["task_queues"]), "kombu keeps bindings in Redis"
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"HOLDFAST_BROKER_URL": None}, "HOLDFAST_BROKER_URL is not set"),
+        ({"HOLDFAST_RESULT_URL": ""}, "HOLDFAST_RESULT_URL is not set"),
+        ({"HOLDFAST_SENTINEL_MASTER": None}, "HOLDFAST_SENTINEL_MASTER is not set"),
+        ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a/x;http://app:secret@b/x"}, "URL 2 of 2"),
+        ({"HOLDFAST_BROKER_URL": "amqp://app:secret@:5672/x"}, "URL 1 of 1"),
+        ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a:port/x"}, "URL 1 of 1"),
+        ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a/x;sentinel://app:secret@b/0"}, "mixes amqp and sentinel"),
+        ({"HOLDFAST_RESULT_URL": "redis://app:secret@a/0"}, "sentinel://user:password@host:port/name"),
+        ({"HOLDFAST_QUEUES": "default,,critical"}, "HOLDFAST_QUEUES is 'default,,critical'"),
+        ({"HOLDFAST_QUEUES": "a,a"}, "different names"),
+        ({"HOLDFAST_TIME_LIMIT": "0"}, "whole number of seconds above zero"),
+        ({"HOLDFAST_TIME_LIMIT": "2m"}, "HOLDFAST_TIME_LIMIT is '2m'"),
+    ],
+)
+def test_a_wrong_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None], part: str
+) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        load(monkeypatch, **changes)
+    assert part in str(caught.value)
+    assert ":secret@" not in str(caught.value), "a password must not end in a log"
