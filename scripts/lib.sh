@@ -4,6 +4,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 project=holdfast
+network=${HOLDFAST_NET:-172.30.77} # first three numbers of the addresses; change it when it collides with your own network
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # an old engine cannot store what newer buildx adds to an image
 
 # What preflight accepts. The two sizes can be set for small test machines, at the caller's own risk.
@@ -42,6 +43,10 @@ compose() {
 
 stack_is_running() {
   [[ -n $(docker ps --quiet --filter "label=com.docker.compose.project=$project" 2>/dev/null) ]]
+}
+
+stack_exists() {
+  [[ -n $(docker ps --all --quiet --filter "label=com.docker.compose.project=$project") ]]
 }
 
 # Debian or Ubuntu, and allowed to install: then what is missing can be installed instead of asked for.

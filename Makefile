@@ -1,0 +1,36 @@
+# Every verb is one line into a script. `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help up down clean status logs secrets render test lint env
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+up: ## everything needed, then the whole stack with its first deliveries (BROKER=redis: Redis as the broker)
+	@BROKER=$(BROKER) scripts/up
+
+down: ## stop the stack, keep its data
+	@scripts/down
+
+clean: ## remove everything that make up has made; asks first (YES=1: does not ask)
+	@YES=$(YES) scripts/clean
+
+status: ## what runs, and what the sample application has delivered
+	@scripts/status
+
+logs: ## the last lines of every log (TAIL=100: more of them)
+	@TAIL=$(TAIL) scripts/logs
+
+secrets: ## make the passwords and keys that are missing
+	@scripts/secrets
+
+render: env ## write compose/config from the templates (INVENTORY=yours OUT=dir: for your own hosts)
+	@INVENTORY=$(INVENTORY) OUT=$(OUT) scripts/render
+
+test: ## everything that proves this checkout: checks, unit tests, the stack broken on purpose
+	@scripts/test
+
+lint: env ## the static checks alone
+	@scripts/lint
+
+env: ## make .venv for tests, checks and rendering
+	@scripts/env
