@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused
+from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused, Unroutable
 from holdfast.publisher.link import Pending, Suspected
 from holdfast.publisher.message import Message, Wire
 from holdfast.publisher.nodes import Nodes
@@ -35,6 +35,7 @@ class Publisher:
     def __init__(self, connection: Connection, policy: Policy, fallback: Fallback | None = None) -> None:
         self.policy = policy
         self.fallback = fallback
+        self.declared: set[int] = set()  # hashes of the entities that were declared for earlier messages
         self.nodes = Nodes(connection, policy.connect)
         atexit.register(self.close)
 
@@ -55,6 +56,8 @@ class Publisher:
         try:
             self._publish(wire, deadline)
         except NotAcknowledged as error:
+            if isinstance(error, Unroutable):
+                self.declared.clear()  # a queue is gone: an app that declares its own does it again
             if not self.store(wire, error):
                 raise
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 from celery.app.amqp import AMQP
 from kombu import Producer, pools
@@ -32,6 +33,7 @@ class DurableAMQP(AMQP):
         super().__init__(app)
         self.fallback: Fallback | None = None
         self._publishers: dict[tuple[str, ...], Publisher] = {}
+        self._known: WeakKeyDictionary[Connection, Publisher] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def publisher(self, connection: Connection | None = None) -> Publisher:
@@ -40,12 +42,17 @@ class DurableAMQP(AMQP):
         Args:
             connection: names the cluster; None for the one that the app writes to.
         """
-        connection = connection or self.app.connection_for_write()
+        if connection is None:
+            connection = self.producer_pool.connections.connection
+        known = self._known.get(connection)
+        if known is not None:
+            return known
         key = tuple(connection.alt) or (connection.as_uri(include_password=True),)
         with self._lock:
             if key not in self._publishers:
                 fallback = self.fallback or _configured(self.app.conf.get("holdfast_publish_fallback"))
                 self._publishers[key] = Publisher(connection, Policy.from_settings(self.app.conf), fallback)
+            self._known[connection] = self._publishers[key]
             return self._publishers[key]
 
     @property
@@ -87,13 +94,13 @@ class TaskProducer:
         """
         if "correlation_id" not in options or self.connection.transport.driver_type != "amqp":
             return self._producer.publish(body, **options)  # type: ignore[no-any-return]  # stock result is not used
-        declare = options.pop("declare", None) or ()
-        missing = [entity for entity in declare if not entity.no_declare]
-        if missing:
-            for entity in missing:
+        publisher = self._amqp.publisher(self.connection)
+        for entity in options.pop("declare", None) or ():
+            if not entity.no_declare and hash(entity) not in publisher.declared:
                 self._producer.maybe_declare(entity, retry=True, **options["retry_policy"])
+                publisher.declared.add(hash(entity))
         deadline = options.pop("confirm_timeout", None) or options.pop("timeout", None)
-        return self._amqp.publisher(self.connection).publish(prepare(body, **options), deadline)
+        return publisher.publish(prepare(body, **options), deadline)
 
 
 def prepare(
