@@ -1,0 +1,138 @@
+"""The worker's main loop: settles every message, waits for nothing without bound, and says how it is.
+
+Choose it with ``worker_consumer = "holdfast.consumer:Consumer"`` (:func:`install` does).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, override
+
+from amqp import spec
+from celery.utils.log import get_logger
+from celery.utils.threads import bound_open_broker_sockets
+from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.consumer import Events as CeleryEvents
+from celery.worker.consumer import Gossip, Mingle
+from celery.worker.consumer.consumer import MESSAGE_DECODE_ERROR, dump_body
+from celery.worker.consumer.delayed_delivery import DelayedDelivery
+from kombu.utils.encoding import safe_repr
+
+from holdfast.events import Events, SideRoad
+from holdfast.heartbeat import Heartbeat
+from holdfast.request import PutBack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from celery import Celery
+    from kombu import Connection
+    from kombu.message import Message
+
+logger = get_logger(__name__)
+
+IO_LIMIT = 10.0  # seconds for one read or write on the consuming connection; a frozen node would take them for ever
+
+
+class Consumer(CeleryConsumer):
+    """Celery's consumer with the gaps closed through which it drops a message, stops, or stands still."""
+
+    class Blueprint(CeleryConsumer.Blueprint):
+        """The same steps without those that publish or declare from the main loop and wait for an answer."""
+
+        _left_out = (Mingle, Gossip, DelayedDelivery)
+
+        def _finalize_steps(self, steps: dict[str, Any]) -> Iterable[Any]:
+            for step in super()._finalize_steps(steps):
+                if step is CeleryEvents:
+                    yield Events
+                elif step not in self._left_out:
+                    yield step
+
+    def __init__(self, *args: Any, app: Celery, **kwargs: Any) -> None:
+        self.road = SideRoad(app)
+        control: Any = app.control
+        control.mailbox.road = self.road
+        super().__init__(*args, app=app, **kwargs)
+        self.heartbeat = Heartbeat(self)
+        self.steps.insert(-1, self.heartbeat)  # before the event loop, which is always last
+
+    # -- connecting
+
+    @override
+    def connect(self) -> Connection:
+        """Connect, with a limit on every read and write.
+
+        Stock Celery waits without one for the answers to qos, declare and consume: a node that freezes at that moment
+        leaves a worker that is connected and idle for as long as the node's kernel answers for it.
+        """
+        self.heartbeat.connecting()
+        connection = super().connect()
+        bound_open_broker_sockets(connection, IO_LIMIT)
+        return connection
+
+    # -- messages that are not tasks
+
+    @override
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], None]:
+        handle = super().create_task_handler(*args, **kwargs)
+        errors = (*self.connection_errors, *self.channel_errors)
+
+        def on_message(message: Any) -> None:
+            message.put_back = lambda hold: self._put_back(message, hold)
+            try:
+                handle(message)
+            except errors:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a message contains, it must not end the worker
+                self.on_decode_error(message, error)
+
+        return on_message
+
+    @override
+    def on_decode_error(self, message: Message, exc: Exception) -> None:
+        """Reject what cannot be read into the dead-letter queue; stock Celery acknowledges it, and it is gone."""
+        logger.critical(
+            MESSAGE_DECODE_ERROR,
+            exc,
+            message.content_type,
+            message.content_encoding,
+            safe_repr(message.headers),
+            dump_body(message, message.body),
+            exc_info=exc,
+        )
+        if not message.acknowledged:
+            message.reject_log_error(logger, self.connection_errors)
+
+    @override
+    def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
+        """Reject a task that this worker does not know; stock Celery also ends when its failure cannot be recorded."""
+        try:
+            super().on_unknown_task(body, message, exc)
+        except PutBack as error:
+            logger.warning("The unknown task is dead-lettered without a stored failure: %s", error.reason)
+
+    # -- messages that go back
+
+    def _put_back(self, message: Message, hold: float) -> None:
+        if hold > 0:
+            self.timer.call_after(hold, self._nack, (message,))
+        else:
+            self.call_soon_ack(self._nack, message)
+
+    def _nack(self, message: Message) -> None:
+        """Requeue with ``basic.nack``: kombu's requeue is ``basic.reject``, which counts towards the delivery limit."""
+        channel: Any = message.channel
+        send = getattr(channel, "send_method", None)
+        try:
+            if send:
+                send(spec.Basic.Nack, "Lbb", (message.delivery_tag, False, True))
+            else:  # Redis as the broker
+                message.requeue()
+        except (*self.connection_errors, *self.channel_errors) as error:
+            logger.warning("A message could not be put back; the broker does it itself: %r", error)
+
+
+def install(app: Celery) -> None:
+    """Make the workers of ``app`` use :class:`Consumer`, and its remote control queues that a reconnect cannot meet."""
+    app.conf.worker_consumer = "holdfast.consumer:Consumer"
+    app.control_cls = "holdfast.events:Control"

@@ -1,0 +1,190 @@
+"""What the worker's main loop publishes about itself (events, replies): on a side road, so that it never stalls tasks.
+
+Stock Celery publishes events and remote-control replies with the settings of tasks. With ``confirm_publish`` the main
+loop then waits for the confirm of a heartbeat event: during a memory or disk alarm the worker stops, so nothing drains
+the queues that caused the alarm. Here both are news: sent without confirm, within a second, or not at all.
+"""
+
+from __future__ import annotations
+
+import uuid
+from time import monotonic
+from typing import TYPE_CHECKING, Any, override
+
+from celery.app.control import Control as CeleryControl
+from celery.events.dispatcher import EventDispatcher
+from celery.utils.log import get_logger
+from celery.utils.threads import bound_open_broker_sockets
+from celery.worker import state
+from celery.worker.consumer.events import Events as CeleryEvents
+from kombu import Exchange, Producer, Queue
+from kombu.pidbox import Mailbox as KombuMailbox
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from kombu import Connection
+
+logger = get_logger(__name__)
+
+LIMIT = 1  # seconds that one read or write may take; the main loop stands still meanwhile
+PAUSE = 5.0  # seconds without another attempt after a failed one
+
+
+class SideRoad:
+    """A connection of its own for messages that may be lost, made and remade when one is to be sent.
+
+    Args:
+        app: whose broker is meant.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._connection: Connection | None = None
+        self._producer: Producer | None = None
+        self._blocked = False
+        self._closed_until = 0.0
+
+    def publish(self, body: Any, exchange: Exchange, routing_key: str, **properties: Any) -> bool:
+        """Send a message, or drop it when the broker is away, slow, or blocks publishers.
+
+        Args:
+            body: what to send.
+            exchange: where to; declared on first use.
+            routing_key: for whom.
+            properties: further arguments of ``kombu.Producer.publish``.
+
+        Returns:
+            True when the message was handed to the broker.
+        """
+        if monotonic() < self._closed_until:
+            return False
+        try:
+            producer = self._producer or self._open()
+            if self._blocked and not self._unblocked():
+                return False
+            producer.publish(body, exchange=exchange, routing_key=routing_key, declare=[exchange], **properties)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the loop that runs tasks
+            logger.warning("Events and replies pause for %s s: %r", PAUSE, error)
+            self._closed_until = monotonic() + PAUSE
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give the connection up without a word to the broker, which may not answer."""
+        connection, self._connection, self._producer = self._connection, None, None
+        self._blocked = False
+        if connection:
+            connection.collect()
+
+    def _open(self) -> Producer:
+        connection = self._app.connection_for_write(
+            connect_timeout=LIMIT, heartbeat=0, transport_options=self._transport_options()
+        )
+        self._connection = connection
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=2 * LIMIT)
+        bound_open_broker_sockets(connection, LIMIT)
+        if connection.transport.driver_type == "amqp":
+            amqp: Any = connection.connection
+            amqp.on_blocked = lambda _reason: self._set_blocked(True)
+            amqp.on_unblocked = lambda: self._set_blocked(False)
+        self._producer = Producer(connection.channel(), auto_declare=False)
+        return self._producer
+
+    def _transport_options(self) -> dict[str, Any]:
+        return {**self._app.conf.broker_transport_options, "confirm_publish": False}
+
+    def _set_blocked(self, blocked: bool) -> None:
+        self._blocked = blocked
+        logger.warning("Events and replies %s: the broker's alarm", "pause" if blocked else "resume after")
+
+    def _unblocked(self) -> bool:
+        try:
+            while self._blocked and self._connection:
+                self._connection.drain_events(timeout=0)
+        except TimeoutError:
+            pass
+        return not self._blocked
+
+
+class Dispatcher(EventDispatcher):
+    """Celery's event dispatcher on a side road."""
+
+    def __init__(self, road: SideRoad, **kwargs: Any) -> None:
+        self.road = road
+        super().__init__(connection=None, buffer_while_offline=False, **kwargs)
+
+    def _publish(self, event: Any, producer: object, routing_key: str, **_: Any) -> None:
+        if producer is not None:  # None says that the dispatcher is closed
+            self.road.publish(
+                event,
+                self.exchange,
+                routing_key,
+                serializer=self.serializer,
+                headers=self.headers,
+                delivery_mode=self.delivery_mode,
+            )
+
+
+class Events(CeleryEvents):
+    """The worker's step that makes the dispatcher; it opens no connection, so it cannot hang or break the worker's."""
+
+    @override
+    def start(self, c: Any) -> None:
+        self._close(c)
+        c.event_dispatcher = Dispatcher(
+            c.road,
+            app=c.app,
+            hostname=c.hostname,
+            enabled=self.send_events,
+            groups=self.groups,
+            buffer_group=["task"] if c.hub else None,
+            on_send_buffered=c.on_send_event_buffered if c.hub else None,
+        )
+        for request in tuple(state.reserved_requests):
+            request.eventer = c.event_dispatcher
+
+    @override
+    def shutdown(self, c: Any) -> None:
+        super().shutdown(c)
+        c.road.close()
+
+
+class Mailbox(KombuMailbox):
+    """The worker's mailbox for remote control, with a queue per connection and replies on the side road."""
+
+    road: SideRoad | None = None  # set in a worker
+
+    @override
+    def get_queue(self, hostname: str) -> Queue:
+        """Describe the queue for commands.
+
+        Its name is new each time: under one name per host, a worker that reconnects before the broker has noticed that
+        the old connection is gone meets its own exclusive queue, gets 405 RESOURCE_LOCKED and stops or loops.
+        """
+        return Queue(
+            f"{hostname}.{uuid.uuid4().hex}.{self.namespace}.pidbox",
+            exchange=self.exchange,
+            durable=False,
+            exclusive=True,
+            auto_delete=True,
+            message_ttl=self.queue_ttl,
+        )
+
+    def _publish_reply(self, reply: Any, exchange: str, routing_key: str, ticket: str, *args: Any, **opts: Any) -> None:
+        if self.road is None:
+            super()._publish_reply(reply, exchange, routing_key, ticket, *args, **opts)
+            return
+        self.road.publish(
+            reply,
+            Exchange(exchange, type="direct", durable=False, delivery_mode="transient"),
+            routing_key,
+            headers={"ticket": ticket, "clock": self.clock.forward()},
+            serializer=self.serializer,
+        )
+
+
+class Control(CeleryControl):
+    """Celery's remote control with :class:`Mailbox`."""
+
+    Mailbox = Mailbox

@@ -1,0 +1,153 @@
+"""The heartbeat file of a worker or beat: written by its main loop, judged by anybody, with the standard library alone.
+
+The process writes what it sees; the judgement (``problems``) is in one place, shared by the container's health check,
+the supervisor's watch and the command line. The broker is not asked again and no remote control is used, so a probe
+works during an alarm, needs no rights on the broker, and costs no connection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import time
+
+LOOP_LIMIT = 30.0  # seconds; the main loop writes every 5
+CONNECT_LIMIT = 120.0  # seconds; a restart of all brokers takes less
+ANSWER_LIMIT = 60.0  # seconds; a queue without majority does not answer
+STARVED_LIMIT = 90.0  # seconds; above the broker's longest pause before it hands a rejected message out again
+TICK_LIMIT = 90.0  # seconds; beat writes before and after each publish, and waits up to 60 for Redis
+
+
+@dataclass
+class Queue:
+    """What the broker last said about a queue.
+
+    :ivar answered: when, as seconds since the epoch.
+    :ivar messages: how many were ready.
+    :ivar consumers: how many consumers it knew, this worker's included.
+    """
+
+    answered: float
+    messages: int = 0
+    consumers: int = 0
+
+
+@dataclass
+class Pulse:
+    """One heartbeat.
+
+    :ivar name: of the supervised program, or of the process.
+    :ivar kind: ``worker`` or ``beat``.
+    :ivar pid: of the main process.
+    :ivar state: ``connecting`` or ``consuming``; of a beat ``active`` or ``standby``.
+    :ivar since: when this state began, as seconds since the epoch.
+    :ivar time: when this was written.
+    :ivar queues: by name, of a worker.
+    :ivar received: number of messages so far.
+    :ivar running: number of tasks at hand.
+    :ivar starved: since when messages wait while this worker has nothing to do, or None.
+    """
+
+    name: str
+    kind: str
+    pid: int = field(default_factory=os.getpid)
+    state: str = "connecting"
+    since: float = field(default_factory=time)
+    time: float = field(default_factory=time)
+    queues: dict[str, Queue] = field(default_factory=dict)
+    received: int = 0
+    running: int = 0
+    starved: float | None = None
+
+    def write(self) -> None:
+        """Replace the file; a full disk must not stop the process, so an error only leaves the file old."""
+        self.time = time()
+        path = directory() / f"{self.name}.json"
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{self.pid}")
+            draft.write_text(json.dumps(asdict(self)))
+            draft.replace(path)
+        except OSError:
+            return
+
+    def enter(self, state: str) -> None:
+        """Note the state the process is in now, and since when."""
+        if state != self.state:
+            self.state, self.since = state, time()
+
+    def problems(self, now: float | None = None) -> list[str]:
+        """Say what keeps the process from doing its work; nothing when it does it.
+
+        :param now: seconds since the epoch, for tests.
+        """
+        now = time() if now is None else now
+        if not _alive(self.pid):
+            return [f"process {self.pid} has ended"]
+        return self._beat(now) if self.kind == "beat" else self._worker(now)
+
+    def _beat(self, now: float) -> list[str]:
+        age = now - self.time
+        return [f"no tick for {age:.0f} s (limit {TICK_LIMIT:.0f})"] if age > TICK_LIMIT else []
+
+    def _worker(self, now: float) -> list[str]:
+        if self.state == "connecting":
+            age = now - self.since
+            return (
+                [f"not connected to a broker for {age:.0f} s (limit {CONNECT_LIMIT:.0f})"]
+                if age > CONNECT_LIMIT
+                else []
+            )
+        if (age := now - self.time) > LOOP_LIMIT:
+            return [f"the main loop has stood still for {age:.0f} s (limit {LOOP_LIMIT:.0f})"]
+        found = [] if self.queues else ["it consumes from no queue"]
+        for name, queue in self.queues.items():
+            if (age := now - queue.answered) > ANSWER_LIMIT:
+                found.append(f"no answer from the broker about queue {name} for {age:.0f} s (limit {ANSWER_LIMIT:.0f})")
+            elif queue.consumers == 0:
+                found.append(f"the broker knows no consumer of queue {name}")
+        if self.starved and (age := now - self.starved) > STARVED_LIMIT:
+            found.append(f"messages have waited for {age:.0f} s while it had nothing to do (limit {STARVED_LIMIT:.0f})")
+        return found
+
+
+def directory() -> Path:
+    """Return where heartbeat files are: ``HOLDFAST_PULSE_DIR``, by default ``holdfast`` in the temporary directory."""
+    return Path(os.environ.get("HOLDFAST_PULSE_DIR") or Path(tempfile.gettempdir()) / "holdfast")
+
+
+def own_name(fallback: str) -> str:
+    """Return the name of this process's heartbeat file: that of its program under supervisor, or ``fallback``."""
+    return os.environ.get("SUPERVISOR_PROCESS_NAME") or fallback
+
+
+def read(name: str) -> Pulse | None:
+    """Read a heartbeat.
+
+    :param name: of the program.
+    :return: None when there is none that can be read.
+    """
+    try:
+        content = json.loads((directory() / f"{name}.json").read_text())
+        queues = {key: Queue(**value) for key, value in content.pop("queues").items()}
+        return Pulse(**content, queues=queues)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def names() -> list[str]:
+    """Return the names of all heartbeat files."""
+    return sorted(path.stem for path in directory().glob("*.json"))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives and belongs to another user
+        return True
+    return True

@@ -1,0 +1,112 @@
+"""A message that goes back to its queue because of somebody else's fault: not counted, not failed, not lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, override
+
+from billiard.einfo import ExceptionWithTraceback
+from celery import states
+from celery.exceptions import Reject
+from celery.utils.log import get_logger
+from celery.worker import state
+from celery.worker.request import Request as CeleryRequest
+
+if TYPE_CHECKING:
+    from billiard.einfo import ExceptionInfo
+
+logger = get_logger(__name__)
+
+HOLD = 5.0  # seconds; a server that is away is asked again this often, not in a loop
+
+
+class PutBack(Reject):
+    """Raised where a task cannot be finished now through no fault of its own: its message returns to the queue.
+
+    Celery's ``Reject(requeue=True)`` sends ``basic.reject``, which counts towards the queue's delivery limit, so an
+    outage of the result store would dead-letter healthy tasks. This one sends ``basic.nack``, which does not count.
+    Under a consumer other than :class:`holdfast.consumer.Consumer` it is a plain ``Reject(requeue=True)``.
+
+    Args:
+        reason: what cannot be done now.
+        requeue: always True; the parameter is there because Celery rebuilds the exception from its arguments.
+        hold: seconds for which the message stays with this worker first.
+    """
+
+    def __init__(self, reason: Any = None, requeue: bool = True, hold: float = HOLD) -> None:
+        super().__init__(reason, requeue)
+        self.reason = reason
+        self.hold = hold
+        self.args = (reason, requeue, hold)
+
+
+class Request(CeleryRequest):
+    """What the worker's main process does with a task message; every way out settles it exactly once.
+
+    A result store that is away raises :class:`PutBack` from whatever wanted to record a state here. Stock Celery lets
+    that error end the worker process (celery#9239): the next worker receives the same message and ends, too.
+    """
+
+    acknowledged: bool
+
+    def put_back(self, hold: float = HOLD) -> None:
+        """Return the message to its queue after ``hold`` seconds, without counting it as a failed delivery."""
+        if self.acknowledged:
+            return
+        put_back = getattr(self.message, "put_back", None)
+        if put_back is None:
+            self.reject(requeue=True)
+            return
+        put_back(hold)
+        self.acknowledged = True
+        self.send_event("task-rejected", requeue=True)
+
+    @override
+    def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        exc = exc_info.exception
+        if isinstance(exc, ExceptionWithTraceback):
+            exc = exc.exc
+        if isinstance(exc, PutBack):
+            logger.warning("Task %s[%s] goes back to its queue: %s", self.name, self.id, exc.reason)
+            state.task_ready(self)
+            self.put_back(exc.hold)
+            return
+        try:
+            super().on_failure(exc_info, send_failed_event, return_ok)
+        except PutBack as error:
+            self._not_recorded(error)
+
+    @override
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Let a task that was cut by the hard limit run again, without calling it failed while it may still succeed.
+
+        Stock Celery with ``task_acks_on_timeout=False`` requeues the message and records FAILURE, errbacks and a chord
+        error all the same (celery#9596). This return is the task's own doing, so it counts towards the delivery limit.
+        """
+        runs_again = self.task.acks_late and not self.task.acks_on_timeout
+        if soft or state.should_terminate or not runs_again:
+            try:
+                super().on_timeout(soft, timeout)
+            except PutBack as error:
+                self._not_recorded(error)
+            return
+        state.task_ready(self)
+        logger.error("Hard time limit (%ss) exceeded for %s[%s]: back to its queue", timeout, self.name, self.id)
+        self.reject(requeue=True)
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        try:
+            super()._announce_revoked(reason, terminated, signum, expired)
+        except PutBack as error:
+            self._already_revoked = True
+            self._not_recorded(error)
+
+    def _success_was_stored(self) -> Any:
+        """Say whether a lost child had finished: only if no chord still waits to be told by a second run."""
+        meta = super()._success_was_stored()
+        if self._context.chord or not meta or meta["status"] != states.SUCCESS:
+            return False
+        return meta
+
+    def _not_recorded(self, error: PutBack) -> None:
+        logger.warning("State of task %s[%s] cannot be recorded now: %s", self.name, self.id, error.reason)
+        self.put_back(error.hold)
