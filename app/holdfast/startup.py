@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from celery.signals import beat_init, worker_init
@@ -28,7 +28,7 @@ def check_versions() -> None:
         StartupError: one is older than :data:`MINIMUM`.
     """
     for package, minimum in MINIMUM.items():
-        found = version(package)
+        found = metadata.version(package)
         if tuple(int(part) for part in found.split(".")[: len(minimum)] if part.isdecimal()) < minimum:
             wanted = ".".join(map(str, minimum))
             raise StartupError(f"{package} {found} is installed, {wanted} or newer is needed: install the lock file.")

@@ -112,9 +112,8 @@ def send_many(file: BinaryIO, queue: str | None, wait: int) -> None:
 def status(*, as_json: bool) -> None:
     """Show how many deliveries are in which state."""
     with db.transaction() as session:
-        found: dict[str, int] = dict(
-            session.execute(select(Delivery.status, func.count()).group_by(Delivery.status)).tuples().all()
-        )
+        counted = session.execute(select(Delivery.status, func.count()).group_by(Delivery.status))
+        found = {state: count for state, count in counted}  # noqa: C416 - dict() does not know that rows are pairs
         oldest = session.scalar(select(func.min(Delivery.created_at)).where(Delivery.status == PENDING))
         effects = session.scalar(select(func.count()).select_from(Effect))
     content = {state: found.get(state, 0) for state in (PENDING, DELIVERED, DEAD)} | {

@@ -85,6 +85,7 @@ def test_an_unknown_queue_is_refused(app: Celery, monkeypatch: pytest.MonkeyPatc
 
 
 def test_clients_declare_nothing() -> None:
+    queue: Any
     for queue in routing.queues(("default",)):
         assert queue.no_declare
         assert queue.exchange.no_declare

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from celery import Celery
@@ -44,15 +45,15 @@ def test_a_worker_without_the_redis_extra_does_not_start() -> None:
 
 @pytest.mark.parametrize(("package", "found"), [("celery", "5.6.3"), ("kombu", "5.6.9"), ("amqp", "5.4.1")])
 def test_an_old_version_is_refused(monkeypatch: pytest.MonkeyPatch, package: str, found: str) -> None:
-    installed = startup.version
-    monkeypatch.setattr(startup, "version", lambda name: found if name == package else installed(name))
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: found if name == package else installed(name))
     with pytest.raises(startup.StartupError, match=f"{package} {found} is installed"):
         startup.check_versions()
 
 
 @pytest.mark.parametrize("found", ["5.7", "5.7.0", "5.8.0rc1", "6.0", "5.10.0"])
 def test_a_newer_version_is_taken(monkeypatch: pytest.MonkeyPatch, found: str) -> None:
-    monkeypatch.setattr(startup, "version", lambda _name: found)
+    monkeypatch.setattr(metadata, "version", lambda _name: found)
     startup.check_versions()
 
 
