@@ -7,9 +7,7 @@ Environment: ``HOLDFAST_BROKER_URL`` and ``HOLDFAST_RESULT_URL`` (URLs joined by
 ``HOLDFAST_SENTINEL_USERNAME``, ``HOLDFAST_SENTINEL_PASSWORD``; optional ``HOLDFAST_QUEUES`` (``default,critical``; the
 first one is the default queue) and ``HOLDFAST_TIME_LIMIT`` (1500 seconds).
 
-What cannot be set here belongs on the worker's command line: ``--without-heartbeat --without-gossip --without-mingle``
-(the worker's main loop must publish nothing: it would wait for a confirm while an alarm blocks the broker) and
-``REMAP_SIGTERM=SIGQUIT`` in its environment (a stop is a soft shutdown).
+What cannot be set here belongs in the worker's environment: ``REMAP_SIGTERM=SIGQUIT`` (a stop is a soft shutdown).
 """
 
 from __future__ import annotations
@@ -87,11 +85,8 @@ worker_proc_alive_timeout = 30  # seconds; the default of 4 kills children of a 
 worker_disable_rate_limits = True  # a limited task waits unacknowledged in memory and burns its delivery limit
 task_track_started = False  # a failed write of STARTED fails the task before it ran
 
-# RabbitMQ 4.3 refuses transient shared queues (kombu#2237)
-control_queue_exclusive = False  # exclusive ones answer 405 to the reconnect after a partition
-control_queue_durable = True
-control_queue_expires = 60  # seconds after its worker has gone
-event_queue_exclusive = True  # belongs to one Flower and goes with it
+worker_consumer = "holdfast.consumer:Consumer"  # dead-letters what it cannot read, waits for nothing without bound
+worker_send_task_events = True  # for Flower; sent without waiting, and dropped while an alarm blocks publishers
 
 # Messages
 task_serializer = "json"
@@ -99,25 +94,15 @@ result_serializer = "json"
 accept_content = ["json"]  # pickle would run code of whoever can publish
 
 # Results
-result_backend = environment.urls("HOLDFAST_RESULT_URL", ("sentinel",))
+_result_url = environment.urls("HOLDFAST_RESULT_URL", ("sentinel",))
+result_backend = f"holdfast.results:DurableSentinelBackend+{_result_url}"  # stored means on a replica's disk, too
 result_backend_transport_options: dict[str, Any] = {
     **_sentinel,
-    "retry_policy": {"max_retries": 20, "interval_start": 0.1, "interval_step": 0.5, "interval_max": 2},  # of one SET
-    "additional_connection_errors": (  # a demoted or full primary answers these; stock Celery fails the task at once
-        "redis.exceptions.ReadOnlyError",
-        "redis.exceptions.OutOfMemoryError",
-    ),
+    "durable_patience": 120,  # seconds that a finished task waits for the store before its message goes back
 }
-result_backend_always_retry = True  # without it a finished task whose result write hits a failover is stored as failed
-result_backend_max_retries = (
-    60  # about two minutes; the default never ends and holds the message for ever (celery#9239)
-)
-result_backend_base_sleep_between_retries_ms = 50
-result_backend_max_sleep_between_retries_ms = 2000
 redis_socket_timeout = 5  # seconds; the default of 120 outlasts every failover
 redis_socket_connect_timeout = 2  # seconds; a dead address must not eat the failover time
 redis_socket_keepalive = True  # the kernel finds the dead peer of a silent waiting reader (celery#4857)
-redis_retry_on_timeout = True  # one reconnect before an error is reported
 redis_backend_health_check_interval = 15  # seconds; an idle connection is checked before it is used
 result_expires = 24 * 3600  # seconds
 result_chord_expires = 7 * 24 * 3600  # seconds; a chord survives a weekend in the dead-letter queue
@@ -125,8 +110,8 @@ result_chord_join_timeout = 30  # seconds; the default of 3 is shorter than a fa
 result_extended = True  # a stored failure names its task, arguments and worker
 
 # Beat: two of them, one lock
-_result_urls = [urlsplit(url) for url in result_backend.split(";")]
-beat_scheduler = "redbeat.RedBeatScheduler"  # the schedule and the last runs live in Redis, not in a file of one host
+_result_urls = [urlsplit(url) for url in _result_url.split(";")]
+beat_scheduler = "holdfast.beat:Scheduler"  # schedule and last runs live in Redis; a tick counts when a broker has it
 beat_max_loop_interval = 5  # seconds
 redbeat_lock_timeout = 30  # seconds; the standby takes over within 35 (by default 25 minutes: redbeat#271)
 redbeat_redis_url = "redis-sentinel://"  # only says that the options below hold (without it redbeat reads broker_url)
@@ -138,7 +123,6 @@ redbeat_redis_options: dict[str, Any] = {
     "password": unquote(_result_urls[0].password or "") or None,
     "db": int(_result_urls[0].path.strip("/") or 0),
     "socket_timeout": redis_socket_timeout,
-    "retry_period": 60,  # seconds; rides over a failover instead of ending beat
 }
 
 if broker_url.startswith("sentinel:"):
