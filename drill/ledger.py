@@ -121,12 +121,12 @@ def read(path: Path, run: str) -> Book:
     for line in _lines(path):
         number = len(book.records) + 1
         try:
-            claimed, record = int(line[:8], 16), json.loads(line[9:])
+            record = json.loads(line[9:])
         except ValueError:
             book.damage.append(f"{path.name}: record {number} is not readable")
             return book
         checksum = zlib.crc32(line[9:], checksum)
-        if checksum != claimed or record.get("n") != number or record.get("r") != run:
+        if line[:9] != b"%08x " % checksum or record["n"] != number or record["r"] != run:
             book.damage.append(f"{path.name}: record {number} is changed, out of order, or follows a missing one")
             return book
         book.records.append(record)

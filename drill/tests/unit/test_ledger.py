@@ -63,9 +63,8 @@ def test_a_changed_bit_is_noticed(position: int, bit: int) -> None:
         path = written(Path(folder) / "p.ledger", 5)
         content = bytearray(path.read_bytes())
         content[position % (len(content) - 1)] ^= 1 << bit
-        if bytes(content).lower() != path.read_bytes().lower():  # a checksum in capitals is the same checksum
-            path.write_bytes(bytes(content))
-            assert ledger.read(path, RUN).damage
+        path.write_bytes(bytes(content))
+        assert ledger.read(path, RUN).damage
 
 
 def test_swapped_lines_are_noticed(book: Path) -> None:

@@ -1,0 +1,252 @@
+"""Judges a history: Jepsen's total-queue checker, extended to tasks, results and effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from drill import gaps
+from drill.history import ACKNOWLEDGED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from drill.gaps import Gap
+    from drill.history import Bound, Fault, History
+
+PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
+EXIT = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
+SILENCE_STARTS = 1.0  # seconds after a fault was proven until a confirm counts as false: one may be on its way
+SLOW = 2.0  # times its bound that a recovery may take on a busy machine before it fails the run
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Ids of tasks by what became of them; see docs/drill.md for the words."""
+
+    attempted: frozenset[str]
+    acknowledged: frozenset[str]
+    unknown: frozenset[str]
+    executed: frozenset[str]
+    recovered: frozenset[str]
+    duplicated: frozenset[str]
+    extra: dict[str, int]
+    lost: frozenset[str]
+    unexpected: frozenset[str]
+    result_lost: frozenset[str]
+    effect_duplicated: frozenset[str]
+    effect_lost: frozenset[str]
+    dead_lettered: frozenset[str]
+    innocent_dead: frozenset[str]
+    poison_escaped: frozenset[str]
+    unrouted: frozenset[str]
+    false_ack: frozenset[str]
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many there are of each; for ``extra`` the number of executions."""
+        sizes = {name: len(getattr(self, name)) for name in self.__dataclass_fields__ if name != "extra"}
+        return sizes | {"extra": sum(self.extra.values())}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A bound and what was measured; ``ratio`` is measured / bound."""
+
+    bound: Bound
+    gap: Gap
+
+    @property
+    def ratio(self) -> float:
+        """Measured gap in units of the bound."""
+        return self.gap.seconds / self.bound.seconds
+
+
+@dataclass(frozen=True)
+class FaultResult:
+    """One fault's share.
+
+    Attributes:
+        tasks: tasks attempted or in flight in its window.
+        bad: what is attributed to it: name of the count -> number.
+        extra: extra executions attributed to it.
+        exposed: tasks unacknowledged, and publishes unanswered, when or while it happened.
+    """
+
+    fault: Fault
+    tasks: int
+    bad: dict[str, int]
+    extra: int
+    exposed: int
+    timings: list[Timing]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement.
+
+    Attributes:
+        word: pass, fail or inconclusive.
+        reasons: sentences; for a pass what was shown, else what is wrong.
+        task_bound: 95% upper bound of the probability that a task is lost (3/N), None unless nothing was lost.
+        fault_bound: the same per fault.
+    """
+
+    word: str
+    reasons: list[str]
+    counts: Counts
+    faults: list[FaultResult]
+    task_bound: float | None = None
+    fault_bound: float | None = None
+    slow: list[str] = field(default_factory=list)
+
+
+def count(history: History) -> Counts:
+    """Sort the ids of a history; uses no clock except for ``false_ack``, whose times come from one clock."""
+    attempted = frozenset(history.attempts)
+    acknowledged = frozenset(i for i, o in history.outcomes.items() if o.result in ACKNOWLEDGED)
+    finished = frozenset(i for i, runs in history.runs.items() if any(run.end is not None for run in runs))
+    poison = frozenset(i for i, attempt in history.attempts.items() if attempt.poison)
+    dead, unrouted = frozenset(history.dead), frozenset(history.unrouted)
+    extra = {i: _extra(history, i) for i in finished - poison}
+    return Counts(
+        attempted=attempted,
+        acknowledged=acknowledged,
+        unknown=attempted - acknowledged,
+        executed=finished,
+        recovered=(finished & attempted) - acknowledged,
+        duplicated=frozenset(i for i in finished - poison if _repeated(history, i)),
+        extra={i: number for i, number in extra.items() if number},
+        lost=acknowledged - finished - dead - unrouted,
+        unexpected=(frozenset(history.runs) | dead | unrouted) - attempted,
+        result_lost=frozenset(i for i, state in history.results.items() if state != "SUCCESS"),
+        effect_duplicated=frozenset(i for i, number in history.effects.items() if number > 1),
+        effect_lost=frozenset(i for i, number in history.effects.items() if number < 1),
+        dead_lettered=dead,
+        innocent_dead=dead - poison,
+        poison_escaped=(poison & acknowledged) - dead,
+        unrouted=unrouted,
+        false_ack=_false_acks(history),
+    )
+
+
+def judge(history: History) -> Verdict:
+    """Return the verdict. What is certain fails; what cannot be known is inconclusive; the rest passes."""
+    counts = count(history)
+    flows = gaps.streams(history)
+    results = [_result(history, counts, flows, fault) for fault in history.faults]
+    slow = [line for result in results for line in _slow(result)]
+    certain = [
+        *_complaint(counts.false_ack, "were confirmed while no majority could have taken them"),
+        *_complaint(counts.effect_duplicated, "changed the database more than once"),
+    ]
+    complete = [
+        *_complaint(counts.lost, "were acknowledged and never ran, and are in no queue: lost"),
+        *_complaint(counts.unexpected, "ran or died although nobody attempted them"),
+        *_complaint(counts.result_lost, "ran and have no readable result"),
+        *_complaint(counts.effect_lost, "ran and left no effect in the database"),
+        *_complaint(counts.innocent_dead, "are in the dead-letter queue though nothing was wrong with them"),
+        *_complaint(counts.poison_escaped, "were poison and did not end in the dead-letter queue"),
+        *_unexplained(counts, results),
+        *(line for result in results for line in _too_slow(result)),
+    ]
+    unknown = [
+        *history.unchecked,
+        *(f"fault {f.key}: {f.problem}" for f in history.faults if f.problem),
+        *(f"fault {f.key}: nothing proves that it was applied" for f in history.faults if not f.proof),
+        *(f"fault {f.key}: nothing proves that it was healed" for f in history.faults if not f.healed),
+        *([] if history.drained else ["the queues did not run empty, so nothing can be called lost or kept"]),
+        *([] if counts.acknowledged else ["no task was acknowledged, so nothing was tested"]),
+    ]
+    readable = not history.unchecked and history.drained
+    if certain or (complete and readable):
+        return Verdict(FAIL, certain + complete + unknown, counts, results, slow=slow)
+    if unknown or complete:
+        return Verdict(INCONCLUSIVE, unknown + [f"if the ledger were complete: {c}" for c in complete], counts, results)
+    number, faults = len(counts.acknowledged), len(history.faults)
+    shown = [f"All {number} acknowledged tasks ran or are in the dead-letter queue; {faults} faults were injected."]
+    return Verdict(PASS, shown, counts, results, upper_bound(number), upper_bound(faults), slow)
+
+
+def upper_bound(trials: int) -> float | None:
+    """Return the 95% upper bound of a probability after ``trials`` without an event (the rule of three)."""
+    return min(1.0, 3 / trials) if trials else None
+
+
+def _extra(history: History, task_id: str) -> int:
+    """Executions beyond the first of each retry, the unfinished ones included."""
+    runs = [run.retries for run in history.runs[task_id]]
+    return len(runs) - len(set(runs))
+
+
+def _repeated(history: History, task_id: str) -> bool:
+    ends = [run.retries for run in history.runs[task_id] if run.end is not None]
+    return len(ends) > len(set(ends))
+
+
+def _false_acks(history: History) -> frozenset[str]:
+    windows = [(f.applied_at + SILENCE_STARTS, f.heal_at) for f in history.faults if f.silent and f.proof]
+    return frozenset(
+        task_id
+        for task_id, outcome in history.outcomes.items()
+        if outcome.result == "acknowledged"
+        and task_id in history.attempts
+        and any(start <= history.attempts[task_id].at and outcome.at < end for start, end in windows)
+    )
+
+
+def _result(history: History, counts: Counts, flows: dict[str, list[float]], fault: Fault) -> FaultResult:
+    start, end = fault.apply_at, fault.settled_at or fault.healed_at or fault.heal_at
+    mine = {i for i in history.attempts if _touched(history, i, start, end)}
+    bad = {
+        name: len(mine & getattr(counts, name))
+        for name in ("lost", "result_lost", "effect_duplicated", "innocent_dead", "false_ack", "recovered")
+    }
+    unanswered = sum(_unanswered(history, i, start, end) for i in mine)
+    timings = [Timing(b, gaps.measure(flows[b.stream], fault, b)) for b in fault.bounds] if fault.settled_at else []
+    extra = sum(number for i, number in counts.extra.items() if i in mine)
+    return FaultResult(fault, len(mine), bad, extra, fault.unacked + unanswered, timings)
+
+
+def _touched(history: History, task_id: str, start: float, end: float) -> bool:
+    """Whether a task was attempted or in flight in a window."""
+    ends = [run.end for run in history.runs.get(task_id, []) if run.end is not None]
+    done = max(ends) if ends else float("inf")
+    return history.attempts[task_id].at <= end and done >= start
+
+
+def _unanswered(history: History, task_id: str, start: float, end: float) -> bool:
+    """Whether a publish was under way in the window for so long, or so badly, that it may have been sent twice."""
+    outcome, at = history.outcomes.get(task_id), history.attempts[task_id].at
+    if outcome is None or outcome.result not in ACKNOWLEDGED:
+        return start <= at <= end
+    return at <= end and outcome.at >= start and outcome.at - at > 0.5
+
+
+def _complaint(ids: Iterable[str], what: str) -> list[str]:
+    found = sorted(ids)
+    shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+    return [f"{len(found)} tasks {what} ({shown})"] if found else []
+
+
+def _unexplained(counts: Counts, results: list[FaultResult]) -> list[str]:
+    """More extra executions than faults can have caused."""
+    exposed, extra = sum(result.exposed for result in results), sum(counts.extra.values())
+    if extra <= exposed:
+        return []
+    return [f"{extra} extra executions, but only {exposed} tasks were unacknowledged or unanswered at a fault"]
+
+
+def _slow(result: FaultResult) -> list[str]:
+    return [_describe(result, timing) for timing in result.timings if timing.ratio > 1]
+
+
+def _too_slow(result: FaultResult) -> list[str]:
+    return [_describe(result, timing) for timing in result.timings if timing.ratio > SLOW]
+
+
+def _describe(result: FaultResult, timing: Timing) -> str:
+    least = "" if timing.gap.ended else "at least "
+    return (
+        f"fault {result.fault.key}: {timing.bound.stream} stood still for {least}{timing.gap.seconds:.1f} s, "
+        f"the bound is {timing.bound.seconds:.1f} s ({timing.bound.formula})"
+    )
