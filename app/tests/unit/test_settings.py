@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import runpy
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery.app.defaults import DEFAULTS
 from celery.exceptions import ImproperlyConfigured
+
+from holdfast import environment
 
 ENVIRONMENT = {
     "HOLDFAST_BROKER_URL": "amqp://app:secret@192.0.2.11:5672/holdfast;amqp://app:secret@192.0.2.12:5672/holdfast",
@@ -18,6 +21,7 @@ ENVIRONMENT = {
     "HOLDFAST_SENTINEL_PASSWORD": "sentinel-password",
 }
 SAFETY = {
+    "beat_scheduler": "holdfast.beat:Scheduler",
     "broker_channel_error_retry": True,
     "broker_connection_max_retries": None,
     "broker_failover_strategy": "shuffle",
@@ -30,10 +34,12 @@ SAFETY = {
     "task_reject_on_worker_lost": True,
     "task_track_started": False,
     "worker_cancel_long_running_tasks_on_connection_loss": True,
+    "worker_consumer": "holdfast.consumer:Consumer",
     "worker_deduplicate_successful_tasks": False,
     "worker_disable_rate_limits": True,
     "worker_prefetch_multiplier": 1,
 }
+SETTINGS = str(Path(environment.__file__).with_name("settings.py"))
 # Read by Celery or redbeat, though Celery lists no default for them.
 UNLISTED = {"redis_backend_health_check_interval"}
 
@@ -45,7 +51,7 @@ def load(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> dict[str, An
             monkeypatch.delenv(name, raising=False)
         else:
             monkeypatch.setenv(name, value)
-    return runpy.run_module("holdfast.settings")
+    return runpy.run_path(SETTINGS)
 
 
 @pytest.mark.parametrize(("name", "value"), SAFETY.items())
@@ -83,6 +89,14 @@ def test_beat_uses_the_primary_of_the_results(monkeypatch: pytest.MonkeyPatch) -
     assert (options["username"], options["password"], options["db"]) == ("app", "s@fe", 2)
     assert options["sentinel_kwargs"]["username"] == "sentinel-user"
     assert options["service_name"] == "results"
+
+
+def test_results_go_to_the_durable_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch)
+    name, _, url = settings["result_backend"].partition("+")
+    assert (name, url) == ("holdfast.results:DurableSentinelBackend", ENVIRONMENT["HOLDFAST_RESULT_URL"])
+    assert settings["result_backend_transport_options"]["master_name"] == "results"
+    assert settings["result_backend_transport_options"]["durable_patience"] < settings["task_time_limit"]
 
 
 def test_the_first_queue_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
