@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from holdfast.publisher import transport
+from holdfast.publisher.bulk import Outcome
 from holdfast.publisher.errors import (
     Blocked,
     Disconnected,
@@ -15,6 +16,7 @@ from holdfast.publisher.errors import (
     Unreachable,
     Unroutable,
 )
+from holdfast.publisher.many import iter_publish, publish_many
 from holdfast.publisher.message import Message
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
@@ -31,6 +33,7 @@ __all__ = [
     "Message",
     "Nacked",
     "NotAcknowledged",
+    "Outcome",
     "Policy",
     "Publisher",
     "Refused",
@@ -38,6 +41,8 @@ __all__ = [
     "Unreachable",
     "Unroutable",
     "install",
+    "iter_publish",
+    "publish_many",
     "publisher_of",
 ]
 

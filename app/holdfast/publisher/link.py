@@ -56,15 +56,13 @@ class Suspected(Disconnected):
 class Pending:
     """A message on its way, and its outcome once there is one."""
 
-    __slots__ = ("attempts", "done", "error", "since", "wake", "wire")
+    __slots__ = ("done", "error", "wake", "wire")
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.done = False
         self.error: NotAcknowledged | None = None
         self.wake: threading.Lock | None = None
-        self.attempts = 0
-        self.since = 0.0
 
     def settle(self, error: NotAcknowledged | None) -> None:
         """Record the outcome and wake the thread that waits for it."""
@@ -170,17 +168,6 @@ class Link:
                 self._read_for_all(pending, until)
             elif not pending.done:
                 wake.acquire(timeout=left)
-
-    def poll(self) -> None:
-        """Take what the broker has answered, without waiting."""
-        with self._lock:
-            if not self._reading:
-                self._advance(read=True)
-
-    @property
-    def unanswered(self) -> int:
-        """How many messages wait for their answer."""
-        return len(self._confirms) + len(self._queue)
 
     def give_up(self) -> None:
         """Stop using this link because an answer is overdue; everything unanswered is settled as unknown."""

@@ -7,12 +7,15 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from holdfast.publisher.bulk import WINDOW, Outcome, Pipeline
 from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused, Unroutable
 from holdfast.publisher.link import Pending, Suspected
 from holdfast.publisher.message import Message, Wire
 from holdfast.publisher.nodes import Nodes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from kombu import Connection
 
     from holdfast.publisher.policy import Limits, Policy
@@ -79,25 +82,60 @@ class Publisher:
         logger.warning("task %s went to the fallback: %s", wire.task_id, error)
         return True
 
-    def check(self, wire: Wire) -> None:
-        """Refuse what the broker would answer by closing the channel, and with it everything in flight.
+    def publish_all(
+        self, messages: Iterable[Message], window: int = WINDOW, deadline: float | None = None
+    ) -> Iterator[Outcome]:
+        """Publish messages with pipelined confirms; a relay deletes each row whose outcome says ``acknowledged``.
 
-        Raises:
-            Refused: the body is larger than ``policy.max_bytes``.
+        Args:
+            messages: what to publish; read as there is room in the window.
+            window: how many of them may be unsettled at a time.
+            deadline: seconds for each message; None for the policy's.
+
+        Returns:
+            An iterator of outcomes; nothing is published unless it is read.
         """
-        if len(wire.body) > self.policy.max_bytes:
-            raise Refused(
-                f"its body has {len(wire.body)} bytes, {self.policy.max_bytes} are allowed; pass a reference to the "
-                "data, or raise max_message_size of the broker and holdfast_publish_max_bytes together",
-                task_id=wire.task_id,
-            )
+        return Pipeline(self, window, deadline).run(message.encode() for message in messages)
+
+    def refusal(self, wire: Wire | Exception) -> Exception | None:
+        """Return why a message must not even be sent, or None.
+
+        The broker would answer a body above its limit by closing the channel, and with it everything in flight.
+
+        Args:
+            wire: the message; an exception, for one that could not be built, is returned.
+        """
+        if isinstance(wire, Exception):
+            return wire
+        if len(wire.body) <= self.policy.max_bytes:
+            return None
+        return Refused(
+            f"its body has {len(wire.body)} bytes, {self.policy.max_bytes} are allowed; pass a reference to the data, "
+            "or raise max_message_size of the broker and holdfast_publish_max_bytes together",
+            task_id=wire.task_id,
+        )
+
+    def next_turn(self, error: NotAcknowledged, node: int, turn: int) -> int:
+        """Return how many places after the preferred node the next attempt goes, and stop preferring a failed node.
+
+        Args:
+            error: how the attempt ended.
+            node: where it went.
+            turn: how many places after the preferred node that was.
+        """
+        if isinstance(error, Suspected | Blocked):
+            return turn  # nothing is wrong with the node, or every other one is blocked as well
+        moved = not isinstance(error, Nacked) and self.nodes.avoid(node)
+        return turn if moved else turn + 1
 
     def close(self) -> None:
         """Close the connections; the next publish opens new ones."""
         self.nodes.close()
 
     def _publish(self, wire: Wire, deadline: float | None) -> None:
-        self.check(wire)
+        refused = self.refusal(wire)
+        if refused is not None:
+            raise refused
         turn, alone = 0, False
         failure: NotAcknowledged | None = None
         for limits in self.policy.attempts(deadline):
@@ -112,10 +150,7 @@ class Publisher:
                 if not error.retryable:
                     break
                 alone = isinstance(error, Suspected)
-                if not isinstance(error, Suspected | Blocked) and (
-                    isinstance(error, Nacked) or not self.nodes.avoid(node)
-                ):
-                    turn += 1
+                turn = self.next_turn(error, node, turn)
             else:
                 return
         assert failure is not None, "there is always a first attempt"  # noqa: S101

@@ -69,7 +69,8 @@ class DurableAMQP(AMQP):
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             options["retry"] = False  # Celery would repeat the whole publish, deadline included
-            return stock(TaskProducer(self, producer), name, message, **options)
+            stand_in = producer if isinstance(producer, Collector) else TaskProducer(self, producer)
+            return stock(stand_in, name, message, **options)
 
         return send_task_message
 
@@ -82,7 +83,7 @@ class TaskProducer:
         self._producer = producer
         self.connection: Connection = producer.connection
 
-    def publish(self, body: Any, **options: Any) -> bool:
+    def publish(self, body: Any, **options: Any) -> object:
         """Publish a task durably; anything else (the task-sent event) goes the stock way.
 
         Args:
@@ -93,14 +94,40 @@ class TaskProducer:
             NotAcknowledged: the kind says why.
         """
         if "correlation_id" not in options or self.connection.transport.driver_type != "amqp":
-            return self._producer.publish(body, **options)  # type: ignore[no-any-return]  # stock result is not used
+            return self._producer.publish(body, **options)
         publisher = self._amqp.publisher(self.connection)
         for entity in options.pop("declare", None) or ():
             if not entity.no_declare and hash(entity) not in publisher.declared:
                 self._producer.maybe_declare(entity, retry=True, **options["retry_policy"])
                 publisher.declared.add(hash(entity))
         deadline = options.pop("confirm_timeout", None) or options.pop("timeout", None)
-        return publisher.publish(prepare(body, **options), deadline)
+        return self.send(publisher, prepare(body, **options), deadline)
+
+    def send(self, publisher: Publisher, message: Message, deadline: float | None) -> object:
+        """Publish the message that Celery built, within ``deadline`` seconds."""
+        return publisher.publish(message, deadline)
+
+
+class Collector(TaskProducer):
+    """Collects the messages that Celery builds instead of publishing them; ``messages`` has them."""
+
+    def __init__(self, amqp: DurableAMQP) -> None:
+        super().__init__(amqp, amqp.producer_pool.acquire(block=True))
+        self.messages: list[Message] = []
+
+    def send(self, publisher: Publisher, message: Message, deadline: float | None) -> object:  # noqa: ARG002 - as above
+        """Keep the message."""
+        self.messages.append(message)
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._producer.__exit__(*exc_info)
 
 
 def prepare(

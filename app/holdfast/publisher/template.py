@@ -1,0 +1,226 @@
+"""Task messages by template: the first of a kind is built by Celery, the others differ only in id and arguments.
+
+Celery spends about 250 microseconds on building a message, many times what its transfer costs. A template is used only
+where nothing but the id, the arguments and their printed form can differ; everything else is built by Celery each time.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Any, cast
+
+from celery import Task, signals
+from celery.canvas import Signature
+from celery.utils.saferepr import saferepr
+from kombu.utils.json import JSONEncoder
+from kombu.utils.uuid import uuid
+
+from holdfast.publisher.message import Message, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery import Celery
+
+_LONG = Struct(">I")
+_PLAIN = (str, int, float, bool, type(None))  # the types that print in one way only
+_OPTIONS = {"task_id", "queue", "exchange", "routing_key", "priority", "ignore_result", "time_limit", "soft_time_limit"}
+_MARKS = {name: f"\0{name}\0" for name in ("id", "args", "kwargs")}  # stand for what changes; no encoder escapes them
+_encode = JSONEncoder().encode
+
+
+class Template:
+    """A message with holes for id and arguments.
+
+    Args:
+        model: a message of this kind, as Celery built it.
+        app: the app it was built for.
+    """
+
+    def __init__(self, model: Message, app: Celery) -> None:
+        self._exchange, self._key = model.exchange, model.routing_key
+        self._reprs = (app.amqp.argsrepr_maxsize, app.amqp.kwargsrepr_maxsize, app.conf.task_repr_maxlevels)
+        headers = {**model.headers, "id": _MARKS["id"], "argsrepr": _MARKS["args"], "kwargsrepr": _MARKS["kwargs"]}
+        self._roots = model.headers["root_id"] == model.headers["id"]
+        if self._roots:
+            headers["root_id"] = _MARKS["id"]
+        properties = {**model.properties, "correlation_id": _MARKS["id"]}
+        raw = Message(
+            model.exchange, model.routing_key, b"", model.content_type, model.content_encoding, headers, properties
+        ).encode()
+        table = (
+            2 + 1 + len(model.content_type) + 1 + len(model.content_encoding)
+        )  # flags and two short strings before it
+        self._head = raw.properties[:table]
+        (size,) = _LONG.unpack_from(raw.properties, table)
+        inside, after = raw.properties[table + 4 : table + 4 + size], raw.properties[table + 4 + size :]
+        self._pieces = _cut(inside)
+        self._fixed = sum(len(piece) for piece, _ in self._pieces)
+        self._before_id, _, self._after_id = after.partition(_short(_MARKS["id"].encode()))
+
+    def fill(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Wire:
+        """Return the message for one call.
+
+        Args:
+            task_id: its id.
+            args: positional arguments.
+            kwargs: keyword arguments.
+        """
+        limit, kwlimit, levels = self._reprs
+        raw_id = task_id.encode()
+        values = {
+            "id": _long(raw_id),
+            "args": _long(plain_repr(args, limit, levels).encode()),
+            "kwargs": _long(plain_repr(kwargs, kwlimit, levels).encode()),
+            "": b"",
+        }
+        parts = [self._head, b""]
+        size = self._fixed
+        for piece, name in self._pieces:
+            value = values[name]
+            size += len(value)
+            parts += (piece, value)
+        parts[1] = _LONG.pack(size)
+        parts += (self._before_id, _short(raw_id), self._after_id)
+        body = _encode((args, kwargs, _EMBED)).encode()
+        return Wire(task_id, self._exchange, self._key, b"".join(parts), body)
+
+
+class Templates:
+    """The templates of one bulk publish.
+
+    Args:
+        app: the app whose tasks are published.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._known: dict[Any, Template | None] = {}
+        conf = app.conf
+        self._usable = (
+            conf.task_protocol == 2
+            and conf.task_serializer == "json"
+            and not conf.task_compression
+            and not conf.task_always_eager
+            and not conf.task_send_sent_event
+            and not any(
+                s.receivers for s in (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
+            )
+            and all(_ignores_arguments(route) for route in app.amqp.routes)
+        )
+
+    def key(self, signature: Signature[Any]) -> object:
+        """Return what messages of the same kind have in common, or None when this one must be built by Celery."""
+        options = signature.options
+        if not self._usable or type(signature) is not Signature or not options.keys() <= _OPTIONS:
+            return None
+        task = self._app.tasks.get(cast("str", signature.task))
+        if task is not None and not _is_stock(task):
+            return None
+        key = (signature.task, *((name, value) for name, value in options.items() if name != "task_id"))
+        try:
+            hash(key)
+        except TypeError:
+            return None
+        return key
+
+    def fill(self, key: object, signature: Signature[Any]) -> Wire | None:
+        """Return the message of a signature, or None as long as there is no template for its kind.
+
+        Args:
+            key: as returned by :meth:`key`.
+            signature: the call.
+
+        Raises:
+            TypeError: the task does not take these arguments; as ``apply_async`` would say.
+        """
+        template = self._known.get(key)
+        if template is None:
+            return None
+        args, kwargs = signature.args, signature.kwargs
+        task: Any = self._app.tasks.get(cast("str", signature.task))
+        if task is not None and task.typing:
+            task.__header__(*args, **kwargs)
+        return template.fill(signature.options.get("task_id") or uuid(), args, kwargs)
+
+    def learn(self, key: object, signature: Signature[Any], model: Message) -> None:
+        """Make a template of the first message of its kind, if it gives back the very same bytes for the same call.
+
+        Args:
+            key: as returned by :meth:`key`.
+            signature: the call.
+            model: what Celery built for it.
+        """
+        if model.headers["eta"] is None and model.headers["expires"] is None:
+            template = Template(model, self._app)
+            again = template.fill(cast("str", model.task_id), signature.args, signature.kwargs)
+            self._known[key] = template if again == model.encode() else None
+
+
+def plain_repr(value: Any, limit: int, levels: int) -> str:
+    """Return what Celery's ``saferepr`` returns, sooner when the value is a flat collection of plain values.
+
+    Args:
+        value: arguments: a tuple or list, or a dict of keyword arguments.
+        limit: longest result that is not shortened, in characters.
+        levels: how deep nested values are printed.
+    """
+    kind = type(value)
+    text = ""
+    if kind is dict and all(type(k) is str and type(v) in _PLAIN for k, v in value.items()):
+        text = "{" + ", ".join(f"{_plain(k)}: {_plain(v)}" for k, v in value.items()) + "}"
+    elif kind in {tuple, list} and all(type(v) in _PLAIN for v in value):
+        inner = ", ".join([_plain(v) for v in value])
+        text = f"[{inner}]" if kind is list else f"({inner},)" if len(value) == 1 else f"({inner})"
+    if text and len(text) < limit:
+        return text
+    return str(saferepr(value, limit, maxlevels=levels))
+
+
+_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}  # what as_task_v2 writes for a plain call
+
+
+def _plain(value: object) -> str:
+    return "'" + value.replace("'", "\\'") + "'" if isinstance(value, str) else str(value)
+
+
+def _cut(table: bytes) -> list[tuple[bytes, str]]:
+    """Split an encoded table at the marks; each piece comes with the name of the value that follows it."""
+    found = []
+    for name, mark in _MARKS.items():
+        encoded = _long(mark.encode())
+        at = table.find(encoded)
+        while at >= 0:
+            found.append((at, at + len(encoded), name))
+            at = table.find(encoded, at + 1)
+    pieces, start = [], 0
+    for at, end, name in sorted(found):
+        pieces.append((table[start:at], name))
+        start = end
+    return [*pieces, (table[start:], "")]
+
+
+def _is_stock(task: Any) -> bool:
+    """Tell whether publishing this task does nothing but what ``celery.Task`` does."""
+    cls: Any = type(task)
+    return (
+        cls.apply_async is Task.apply_async
+        and cls.shadow_name is Task.shadow_name
+        and getattr(task, "_dump_pydantic_arguments", None) is None
+        and task.serializer == "json"
+        and getattr(task, "compression", None) is None
+        and not (task.soft_time_limit and task.time_limit and task.soft_time_limit > task.time_limit)
+    )
+
+
+def _ignores_arguments(route: object) -> bool:
+    """Tell whether a router looks at names only: Celery's own maps do, others must say so by ``ignores_arguments``."""
+    return type(route).__name__ == "MapRoute" or bool(getattr(route, "ignores_arguments", False))
+
+
+def _long(raw: bytes) -> bytes:
+    return _LONG.pack(len(raw)) + raw
+
+
+def _short(raw: bytes) -> bytes:
+    return bytes((len(raw),)) + raw
