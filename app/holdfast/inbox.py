@@ -1,0 +1,93 @@
+"""Runs an effect once, however often its task runs: the key, the effect and its result are one transaction.
+
+    with Session(engine) as session, session.begin():
+        receipt = inbox.once(session, task.request.id, lambda: book(session, order))
+
+The first run books and stores what ``book`` returned; a repeat, after a redelivery or beside the first run, gets that
+result and books nothing. An effect outside of the database (a request to another service) can happen twice when the
+process dies between the effect and the commit: give the other side the key as its idempotency key.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import Column, DateTime, MetaData, String, Table, Text, delete, false, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.orm import Session
+
+metadata = MetaData()
+"""For ``create_all``, or for Alembic: ``target_metadata = [Base.metadata, holdfast.inbox.metadata]``."""
+
+inbox = Table(
+    "holdfast_inbox",
+    metadata,
+    Column("key", String(255), primary_key=True),
+    Column("result", Text, comment="JSON"),
+    Column("done_at", DateTime(timezone=True), nullable=False, index=True, comment="UTC; for prune()"),
+)
+
+_INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+
+
+def once[T](session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) -> T:
+    """Run ``effect`` unless it has run for ``key``, and return its result.
+
+    All happens in the transaction of ``session``, which the caller commits: a rollback undoes the key together with
+    the effect. A concurrent call with the same key waits until the first one is committed or rolled back, then returns
+    the stored result or runs the effect itself; PostgreSQL's ``lock_timeout`` limits that wait. When ``effect`` raises,
+    what it did in the database is undone and the key stays free.
+
+    Args:
+        session: on PostgreSQL with its default isolation level, ``READ COMMITTED``.
+        key: what the effect belongs to, usually the task's id; a task with several effects adds the name of the step:
+            ``(task.request.id, "invoice")``. At most 255 characters.
+        effect: called without arguments; returns a JSON value. A repeat gets that value as JSON gives it back (a tuple
+            as a list).
+
+    Returns:
+        What this or the first call of ``effect`` returned.
+
+    Raises:
+        ValueError: the key is empty or too long, or the database is neither PostgreSQL nor SQLite.
+        TypeError: the result is no JSON value; the effect is undone.
+        Exception: whatever ``effect`` raises.
+    """
+    name = key if isinstance(key, str) else "/".join(part.replace("/", "//") for part in key)
+    if not 0 < len(name) <= 255:
+        raise ValueError(f"the key {name[:60]!r} has {len(name)} characters; 1 to 255 are allowed, use the task's id")
+    dialect = session.connection().dialect.name
+    if dialect not in _INSERT:
+        raise ValueError(f"the inbox works on {' and '.join(_INSERT)}, this database is {dialect}")
+    if dialect == "sqlite":
+        # The driver opens a transaction before a change of data, not before a savepoint, whose release would commit.
+        session.execute(delete(inbox).where(false()))
+    with session.begin_nested():
+        free = _INSERT[dialect](inbox).values(key=name, done_at=datetime.now(UTC)).on_conflict_do_nothing()
+        if session.execute(free.returning(inbox.c.key)).first() is not None:
+            result = effect()
+            session.execute(update(inbox).where(inbox.c.key == name).values(result=json.dumps(result)))
+            return result
+        stored = session.execute(select(inbox.c.result).where(inbox.c.key == name)).scalar_one()
+    return cast("T", json.loads(stored))
+
+
+def prune(session: Session, older_than: timedelta) -> int:
+    """Forget keys, so that the table does not grow for ever.
+
+    Args:
+        session: the session; the caller commits.
+        older_than: keep at least as long as a copy of a task can turn up: the age of the oldest message in a queue, a
+            dead-letter queue or the outbox.
+
+    Returns:
+        How many keys were forgotten; a later call with one of them runs its effect again.
+    """
+    result: Any = session.execute(delete(inbox).where(inbox.c.done_at < datetime.now(UTC) - older_than))
+    return int(result.rowcount)

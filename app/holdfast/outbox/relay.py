@@ -1,0 +1,174 @@
+"""``holdfast relay``: publishes what is in the outbox. Start as many as you like; one is enough for most.
+
+One pass is claim (committed), publish, settle (committed). A relay that is killed anywhere in it loses nothing: before
+the publish the rows are due again when the lease ends, after it they are published once more, with the same task ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import islice
+from threading import Event
+from typing import TYPE_CHECKING
+
+import click
+from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
+
+from holdfast.dead import load_app
+from holdfast.outbox import store
+from holdfast.outbox.metrics import Metrics
+from holdfast.outbox.send import sender
+from holdfast.outbox.workflow import Workflow, due_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery import Celery
+    from sqlalchemy import Engine
+
+    from holdfast.outbox.send import Send
+    from holdfast.publisher import NotAcknowledged
+
+logger = logging.getLogger(__name__)
+
+POISON = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+)  # they lie in the row, not in a server
+
+TROUBLE_PAUSE = 2.0  # seconds; when nothing gets through, claiming the whole backlog would only burn attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass did, in rows."""
+
+    published: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Moves rows from the outbox to the broker.
+
+    Attributes:
+        app: the Celery app that the tasks belong to; its result store hears about chords.
+        engine: the database of the outbox.
+        send: publishes messages; see :data:`holdfast.outbox.send.Send`.
+        metrics: counts what happens.
+        batch: rows of one pass.
+        lease: seconds for which a pass owns its rows; longer than publishing takes, else another relay repeats them.
+    """
+
+    app: Celery
+    engine: Engine
+    send: Send
+    metrics: Metrics
+    batch: int = 500
+    lease: float = 60.0
+
+    def run(self, stop: Event, poll: float) -> None:
+        """Work until ``stop`` is set; a pass that has begun is finished, which takes as long as a publish may.
+
+        Args:
+            stop: ends the loop.
+            poll: seconds between two looks at an empty outbox.
+        """
+        pause = 0.0
+        while not stop.wait(pause):
+            try:
+                done = self.once()
+            except DBAPIError as error:
+                logger.warning("the outbox cannot be read or written, trying again: %s", error)
+                pause = TROUBLE_PAUSE
+                continue
+            self.metrics.passed()
+            pause = 0.0 if done.published else TROUBLE_PAUSE if done.kept else poll
+
+    def once(self) -> Pass:
+        """Make one pass.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: the database is away; what was published stays in the outbox and is repeated.
+        """
+        with self.engine.begin() as connection:
+            rows = store.claim(connection, self.batch, self.lease)
+        failures: dict[int, store.Failure] = {}
+        ready: dict[int, Workflow] = {}
+        for row in rows:
+            try:
+                workflow = Workflow.loads(row.workflow)
+                workflow.prepare(self.app)
+            except Exception as error:  # noqa: BLE001 - one bad row must not stop the others
+                failures[row.id] = store.Failure(repr(error), refused=isinstance(error, POISON))
+            else:
+                ready[row.id] = workflow
+        outcomes = iter(self.send([due_in(message) for workflow in ready.values() for message in workflow.messages]))
+        for row_id, workflow in ready.items():
+            errors = list(islice(outcomes, len(workflow.messages)))
+            self.metrics.acknowledged.inc(errors.count(None))
+            if failure := _failure(workflow, errors):
+                failures[row_id] = failure
+        self._settle(rows, failures)
+        return Pass(published=len(rows) - len(failures), kept=len(failures))
+
+    def _settle(self, rows: Sequence[store.Row], failures: dict[int, store.Failure]) -> None:
+        if not rows:
+            return
+        with self.engine.begin() as connection:
+            store.remove(connection, [row.id for row in rows if row.id not in failures])
+            for row in rows:
+                if row.id in failures:
+                    store.postpone(connection, row, failures[row.id])
+        for error, count in Counter(failure.error for failure in failures.values()).items():
+            logger.warning("%d rows stay in the outbox: %s", count, error)
+
+
+def _failure(workflow: Workflow, errors: list[NotAcknowledged | None]) -> store.Failure | None:
+    """Return why a row stays, None when the broker has all of it."""
+    rest = [message for message, error in zip(workflow.messages, errors, strict=True) if error]
+    found = [error for error in errors if error]
+    if not found:
+        return None
+    remaining = replace(workflow, messages=rest, chords=[]) if len(rest) < len(errors) else None
+    return store.Failure(
+        str(found[0]),
+        refused=not all(error.retryable for error in found),
+        rest=remaining.dumps() if remaining else None,
+    )
+
+
+@click.command()
+@click.option("-A", "--app", "path", required=True, help="The Celery application, as in `celery -A`.")
+@click.option(
+    "--database-url",
+    envvar="HOLDFAST_OUTBOX_URL",
+    required=True,
+    help="SQLAlchemy URL of the database with the outbox; `ps` does not show it when given as HOLDFAST_OUTBOX_URL.",
+)
+@click.option("--metrics", default="127.0.0.1:9808", show_default=True, help="Address of /metrics and /healthz.")
+@click.option("--batch", default=500, show_default=True, type=click.IntRange(1), help="Rows of one pass.")
+@click.option(
+    "--lease", default=60.0, show_default=True, help="Seconds until the rows of a killed relay are due again."
+)
+@click.option("--poll", default=0.5, show_default=True, help="Seconds between two looks at an empty outbox.")
+def command(*, path: str, database_url: str, metrics: str, batch: int, lease: float, poll: float) -> None:
+    """Publish the tasks that are in the outbox; SIGTERM ends it after the pass that has begun."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    app = load_app(path)
+    engine = create_engine(database_url, pool_pre_ping=True)  # a restarted database costs a reconnect, not an error
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    watched = Metrics(engine, patience=2 * lease)
+    host, _, port = metrics.rpartition(":")
+    logger.info("metrics on %s:%d", host, watched.serve(host, int(port)))
+    Relay(app, engine, sender(app), watched, batch, lease).run(stop, poll)
+    logger.info("stopped")

@@ -1,0 +1,71 @@
+"""How the relay's messages reach the broker: all at once, and what became of each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import OperationalError
+
+from holdfast.publisher import NotAcknowledged, Policy, Publisher, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery import Celery
+
+    from holdfast.publisher import Message
+
+type Send = Callable[[Sequence[Message]], list[NotAcknowledged | None]]
+"""Publishes messages and returns for each one None when the broker has it, else why not."""
+
+
+def sender(app: Celery) -> Send:
+    """Return the way to the broker that an app writes to.
+
+    It goes past the app's own publisher, whose fallback may be the outbox: a row would never come to rest.
+    """
+    connection = app.connection_for_write()
+    if connection.transport.driver_type == "amqp":
+        publisher = Publisher(connection, Policy.from_settings(app.conf))
+        return lambda messages: [_error(lambda m=m: publisher.publish(m)) for m in messages]  # type: ignore[misc]  # mypy cannot infer it
+    return _Kombu(app)
+
+
+class _Kombu:
+    """Redis and the other virtual transports: no confirms, what the server has answered is there."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._declared = False
+
+    def __call__(self, messages: Sequence[Message]) -> list[NotAcknowledged | None]:
+        with self._app.producer_or_acquire() as producer:
+            return [_error(lambda m=m: self._publish(producer, m)) for m in messages]  # type: ignore[misc]  # as above
+
+    def _publish(self, producer: Any, message: Message) -> None:
+        if not self._declared:  # these transports drop a message whose queue nobody has declared yet
+            for queue in self._app.amqp.queues.values():
+                queue(producer.channel).declare()
+            self._declared = True
+        properties = dict(message.properties)
+        expiration = properties.pop("expiration", None)
+        producer.publish(
+            message.body,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            headers=message.headers,
+            expiration=None if expiration is None else float(expiration) / 1000,
+            **properties,
+        )
+
+
+def _error(publish: Callable[[], object]) -> NotAcknowledged | None:
+    try:
+        publish()
+    except NotAcknowledged as error:
+        return error
+    except OperationalError as error:
+        return Unreachable(str(error))
+    return None
