@@ -1,0 +1,121 @@
+"""The heartbeat file: what each state of a worker or beat is judged to be."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from holdfast import probe, pulse
+from holdfast.pulse import Pulse, Queue
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = 1_000_000.0
+NO_PROCESS = 2**22 + 1  # above the kernel's largest process id
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOLDFAST_PULSE_DIR", str(tmp_path / "pulses"))
+    return tmp_path / "pulses"
+
+
+def consuming(**changes: object) -> Pulse:
+    beat = Pulse("default", "worker", state="consuming", since=NOW, time=NOW, queues={"default": Queue(NOW, 0, 1)})
+    for name, value in changes.items():
+        setattr(beat, name, value)
+    return beat
+
+
+def test_a_consuming_worker_is_well() -> None:
+    assert consuming().problems(NOW) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"time": NOW - 31}, "stood still for 31 s"),
+        ({"queues": {}}, "consumes from no queue"),
+        ({"queues": {"default": Queue(NOW, 5, 0)}}, "knows no consumer of queue default"),
+        ({"queues": {"default": Queue(NOW - 61, 0, 1)}}, "no answer from the broker about queue default for 61 s"),
+        ({"starved": NOW - 91}, "messages have waited for 91 s"),
+        ({"state": "connecting", "since": NOW - 121}, "not connected to a broker for 121 s"),
+        ({"pid": NO_PROCESS}, "has ended"),
+    ],
+)
+def test_a_worker_that_does_not_consume_is_told_apart(changes: dict[str, object], words: str) -> None:
+    (problem,) = consuming(**changes).problems(NOW)
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"time": NOW - 29},
+        {"starved": NOW - 89},
+        {"queues": {"default": Queue(NOW - 59, 5_000, 1)}},  # a backlog alone is no fault
+        {"state": "connecting", "since": NOW - 119, "time": NOW - 119},
+    ],
+)
+def test_what_passes_by_itself_is_no_fault(changes: dict[str, object]) -> None:
+    assert consuming(**changes).problems(NOW) == []
+
+
+def test_a_beat_is_judged_by_its_last_tick() -> None:
+    beat = Pulse("beat", "beat", state="standby", time=NOW)
+    assert beat.problems(NOW + 89) == []
+    assert "no tick for 91 s" in beat.problems(NOW + 91)[0]
+
+
+def test_a_heartbeat_is_read_as_it_was_written() -> None:
+    beat = consuming(received=7, running=2)
+    beat.write()
+    assert pulse.read("default") == beat
+    assert pulse.names() == ["default"]
+
+
+def test_a_file_that_cannot_be_read_is_no_heartbeat(directory: Path) -> None:
+    directory.mkdir()
+    (directory / "default.json").write_text('{"name": "default"')
+    assert pulse.read("default") is None
+    assert pulse.read("other") is None
+
+
+def test_a_heartbeat_that_cannot_be_written_does_not_raise(directory: Path) -> None:
+    directory.write_text("a file where the directory should be")
+    consuming().write()
+
+
+def test_a_state_knows_since_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    beat = consuming()
+    monkeypatch.setattr(pulse, "time", lambda: NOW + 5)
+    beat.enter("consuming")
+    assert beat.since == NOW
+    beat.enter("connecting")
+    assert beat.since == NOW + 5
+
+
+def test_the_supervised_program_gives_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUPERVISOR_PROCESS_NAME", raising=False)
+    assert pulse.own_name("default@host") == "default@host"
+    monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "default")
+    assert pulse.own_name("default@host") == "default"
+
+
+def test_the_probe_says_why_and_exits_with_1() -> None:
+    run = CliRunner().invoke
+    assert (run(probe.command, ["worker"]).exit_code, run(probe.command, ["worker", "default"]).exit_code) == (1, 1)
+    Pulse("default", "worker", state="consuming", queues={"default": Queue(NOW * 9_000, 0, 1)}).write()
+    Pulse("beat", "beat", pid=NO_PROCESS).write()
+    good, bad = run(probe.command, ["worker"]), run(probe.command, ["beat"])
+    assert (good.exit_code, good.output) == (0, "default: ok\n")
+    assert (bad.exit_code, bad.output) == (1, f"beat: process {NO_PROCESS} has ended\n")
+    assert run(probe.command, ["worker", "default", "critical"]).exit_code == 1
+
+
+def test_this_process_is_alive_and_the_first_one_is_too() -> None:
+    assert consuming(pid=os.getpid()).problems(NOW) == consuming(pid=1).problems(NOW) == []

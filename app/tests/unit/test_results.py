@@ -1,0 +1,164 @@
+"""The durable backend: what it waits for, for how long, and what it says when the store stays away."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Celery
+from celery.exceptions import BackendGetMetaError
+from celery.exceptions import TimeoutError as ResultTimeout
+from redis.exceptions import (
+    BusyLoadingError,
+    DataError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import (
+    TimeoutError as RedisTimeout,
+)
+from redis.sentinel import MasterNotFoundError
+
+from holdfast import results
+from holdfast.request import PutBack
+from holdfast.results import DurableSentinelBackend, NotReplicated, Patience, transient
+
+
+@pytest.fixture
+def app() -> Celery:
+    url = "sentinel://app:secret@127.0.0.1:1/0;sentinel://app:secret@127.0.0.1:2/0"  # nobody listens there
+    app = Celery("unit", broker="memory://", set_as_current=False)
+    app.conf.result_backend = f"holdfast.results:DurableSentinelBackend+{url}"
+    app.conf.result_backend_transport_options = {"master_name": "results", "durable_patience": 0.2}
+    return app
+
+
+@pytest.fixture
+def backend(app: Celery, monkeypatch: pytest.MonkeyPatch) -> DurableSentinelBackend:
+    monkeypatch.setattr(results, "SHORT", 0.1)
+    backend = app.backend
+    assert isinstance(backend, DurableSentinelBackend)
+    return backend
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RedisConnectionError("reset"),
+        RedisTimeout("slow"),
+        MasterNotFoundError("no primary"),
+        BusyLoadingError("loading"),
+        ReadOnlyError("demoted"),
+        OutOfMemoryError("full"),
+        MasterDownError("down"),
+        NotReplicated("0 of 1"),
+        ResponseError("NOREPLICAS Not enough good replicas to write."),
+        ResponseError("Command # 1 (SET k v) of pipeline caused error: NOREPLICAS Not enough good replicas to write."),
+        ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+        ResponseError("UNBLOCKED force unblock from blocking operation"),
+        ConnectionRefusedError(),
+    ],
+    ids=lambda error: f"{type(error).__name__} {error}"[:40],
+)
+def test_what_a_failover_ends_is_waited_for(error: Exception) -> None:
+    assert transient(error)
+
+
+@pytest.mark.parametrize(
+    "error", [ResponseError("WRONGTYPE"), NoPermissionError("no"), DataError("no"), KeyError("NOREPLICAS")], ids=repr
+)
+def test_what_stays_wrong_is_not_waited_for(error: Exception) -> None:
+    assert not transient(error)
+
+
+def test_patience_tries_again_until_it_works() -> None:
+    answers = iter([RedisConnectionError("1"), ResponseError("NOREPLICAS"), "done"])
+    closed = []
+
+    def do() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert Patience(5, 5).call_with_retry(do, closed.append) == "done"
+    assert len(closed) == 2  # the connection is closed before each new attempt
+
+
+def test_patience_ends_at_its_deadline_and_never_hides_another_error() -> None:
+    def away() -> None:
+        raise RedisConnectionError("away")
+
+    def wrong() -> None:
+        raise ResponseError("WRONGTYPE")
+
+    start = monotonic()
+    with pytest.raises(RedisConnectionError):
+        Patience(9, 0.3).call_with_retry(away, lambda _: None)
+    assert monotonic() - start < 0.5
+    with pytest.raises(ResponseError):
+        Patience(9, 9).call_with_retry(wrong, lambda _: None)
+
+
+def test_several_urls_and_the_login_arrive(backend: DurableSentinelBackend) -> None:
+    assert [host["port"] for host in backend.connparams["hosts"]] == [1, 2]
+    assert (backend.connparams["username"], backend.connparams["password"]) == ("app", "secret")
+    assert "secret" not in backend.as_uri()
+
+
+@pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "REVOKED"])
+def test_a_final_state_that_cannot_be_stored_puts_the_message_back(backend: DurableSentinelBackend, state: str) -> None:
+    with pytest.raises(PutBack, match=f"{state} of task id cannot be stored"):
+        backend.store_result("id", ValueError("x") if state != "SUCCESS" else 1, state)
+
+
+@pytest.mark.parametrize("state", ["STARTED", "RETRY", "PROGRESS"])
+def test_a_passing_state_that_cannot_be_stored_is_only_missing(backend: DurableSentinelBackend, state: str) -> None:
+    assert backend.store_result("id", {"done": 1}, state) == {"done": 1}
+
+
+def test_the_main_process_does_not_wait_again_for_a_store_that_was_away(backend: DurableSentinelBackend) -> None:
+    with pytest.raises(PutBack):
+        backend.store_result("one", 1, "SUCCESS")
+    start = monotonic()
+    for number in range(20):
+        with pytest.raises(PutBack, match="a moment ago"):
+            backend.mark_as_revoked(f"id{number}", "expired")
+    assert monotonic() - start < 0.1
+
+
+def test_a_time_limit_that_hits_while_storing_is_not_a_failed_task(
+    backend: DurableSentinelBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_args: Any) -> None:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(backend, "get", cut)
+    with pytest.raises(PutBack):
+        backend.store_result("id", 1, "SUCCESS")
+
+
+def test_a_state_that_cannot_be_read_is_an_error_that_celery_knows(backend: DurableSentinelBackend) -> None:
+    with pytest.raises(BackendGetMetaError, match="the result store cannot be read"):
+        backend.get_task_meta("id")
+
+
+def test_publishing_does_not_ask_the_store(app: Celery, backend: DurableSentinelBackend) -> None:
+    start = monotonic()
+    backend.on_task_call(None, "id")
+    app.task(transient, name="t").delay("x")
+    assert monotonic() - start < 1
+
+
+@pytest.mark.usefixtures("backend")
+def test_get_ends_at_its_deadline_and_says_why(app: Celery) -> None:
+    start = monotonic()
+    with pytest.raises(ResultTimeout, match="no result of task id before the deadline: the store said"):
+        results.get(app.AsyncResult("id"), 0.5)
+    assert monotonic() - start < 2
