@@ -11,15 +11,13 @@ import json
 import os
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_BODY = 1024 * 1024  # bytes
 
@@ -40,45 +38,69 @@ class Behaviour:
 
 
 @dataclass
+class Tally:
+    """What came to one path."""
+
+    requests: int = 0
+    accepted: int = 0
+    keys: set[str] = field(default_factory=set)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Count a request."""
+        self.requests += 1
+        if entry["status"] < 300:
+            self.accepted += 1
+            self.keys.add(entry["key"])
+
+
 class Log:
-    """Every request, one JSON object per line in a file, and the counts made from it."""
+    """Every request, one JSON object per line in a file; in memory there are only the counts."""
 
-    path: Path
-    entries: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Read what an earlier run has written; a line that a crash cut short is dropped."""
+    def __init__(self, path: Path) -> None:
+        """Open the file and count what an earlier run has written; a line that a crash cut short is dropped."""
         self._lock = threading.Lock()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            complete = self.path.read_bytes().rpartition(b"\n")[0]
-            self.entries = [json.loads(line) for line in complete.splitlines()]
-            os.truncate(self.path, len(complete) + bool(complete))
-        self._file = self.path.open("a", encoding="utf-8")
+        self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        self._file.seek(0)
+        complete = 0
+        for line in self._file:
+            if line.endswith(b"\n"):
+                complete += len(line)
+                entry = json.loads(line)
+                self._tallies[entry["path"]].add(entry)
+        self._file.truncate(complete)
 
     def add(self, entry: dict[str, Any]) -> None:
         """Append ``entry`` and wait until the disk has it."""
         with self._lock:
-            self.entries.append(entry)
-            self._file.write(json.dumps(entry) + "\n")
+            self._file.write(json.dumps(entry).encode() + b"\n")
             self._file.flush()
         os.fsync(self._file.fileno())  # outside of the lock: waiting threads share one flush of the disk
+        with self._lock:
+            self._tallies[entry["path"]].add(entry)
 
     def select(self, path: str | None) -> list[dict[str, Any]]:
         """Return the entries, those of one path if it is given."""
         with self._lock:
-            return [entry for entry in self.entries if path in (None, entry["path"])]
+            size = self._file.tell()
+        with Path(self._file.name).open("rb") as file:
+            entries = (json.loads(line) for line in file.read(size).splitlines())
+            return [entry for entry in entries if path in (None, entry["path"])]
 
     def counts(self, path: str | None) -> dict[str, int]:
-        """Return how many requests came and were accepted, and how many different keys were accepted."""
-        entries = self.select(path)
-        accepted = Counter(entry["key"] for entry in entries if entry["status"] < 300)
+        """Return how many requests came and were accepted, and how many different keys each path accepted."""
+        with self._lock:
+            tallies = [tally for name, tally in self._tallies.items() if path in (None, name)]
+            requests = sum(tally.requests for tally in tallies)
+            accepted = sum(tally.accepted for tally in tallies)
+            unique = sum(len(tally.keys) for tally in tallies)
         return {
-            "requests": len(entries),
-            "accepted": accepted.total(),
-            "unique": len(accepted),
-            "duplicates": accepted.total() - len(accepted),
-            "refused": len(entries) - accepted.total(),
+            "requests": requests,
+            "accepted": accepted,
+            "unique": unique,
+            "duplicates": accepted - unique,
+            "refused": requests - accepted,
         }
 
     def close(self) -> None:
