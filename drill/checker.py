@@ -104,7 +104,9 @@ def count(history: History) -> Counts:
     """Sort the ids of a history; uses no clock except for ``false_ack``, whose times come from one clock."""
     attempted = frozenset(history.attempts)
     acknowledged = frozenset(i for i, o in history.outcomes.items() if o.result in ACKNOWLEDGED)
-    finished = frozenset(i for i, runs in history.runs.items() if any(run.end is not None for run in runs))
+    finished = frozenset(
+        i for i, runs in history.runs.items() if any(run.end is not None and run.final for run in runs)
+    )
     poison = frozenset(i for i, attempt in history.attempts.items() if attempt.poison)
     dead, unrouted = frozenset(history.dead), frozenset(history.unrouted)
     extra = {i: _extra(history, i) for i in finished - poison}
@@ -173,9 +175,14 @@ def upper_bound(trials: int) -> float | None:
 
 
 def _extra(history: History, task_id: str) -> int:
-    """Executions beyond the first of each retry, the unfinished ones included."""
+    """Executions beyond the first of each retry, the unfinished ones included.
+
+    A chord whose publishing task ran twice is published twice: its tasks may run once for each.
+    """
     runs = [run.retries for run in history.runs[task_id]]
-    return len(runs) - len(set(runs))
+    parent = task_id.rpartition(".")[0]
+    published = max(1, len(history.runs[parent])) if parent in history.attempts else 1
+    return max(0, len(runs) - len(set(runs)) - (published - 1))
 
 
 def _repeated(history: History, task_id: str) -> bool:

@@ -49,12 +49,14 @@ class Run:
         worker: host that ran it.
         start: Unix time by the worker's clock.
         end: None when the body did not reach its end.
+        final: False for a run that ended in a retry: the task is not done.
     """
 
     retries: int
     worker: str
     start: float
     end: float | None
+    final: bool = True
 
 
 @dataclass(slots=True)
@@ -189,7 +191,7 @@ class _Builder:
 
     def take_end(self, record: dict[str, Any]) -> None:
         start = self.open_runs.pop((record["id"], record["retries"]), record["t"])
-        self.history.runs[record["id"]].append(Run(record["retries"], self.book, start, record["t"]))
+        self.history.runs[record["id"]].append(Run(record["retries"], self.book, start, record["t"], record["final"]))
 
     def take_stored(self, record: dict[str, Any]) -> None:
         self.history.stored[record["id"]].append(record["t"])

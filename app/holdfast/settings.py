@@ -69,6 +69,9 @@ task_default_queue_type = "quorum"  # also for a queue that an adopting applicat
 task_create_missing_queues = False  # a typing error raises; by default it creates a queue on one node that nobody reads
 task_routes = (routing.Router(task_default_queue),)
 
+# Further task modules beside those that the application includes; the local stack adds the drill's
+imports = environment.names("HOLDFAST_IMPORTS", ())
+
 # Execution
 task_acks_late = True  # acknowledged after the run: a dead worker's message goes back to the queue
 task_reject_on_worker_lost = True  # a killed child's message too: by default it is acknowledged as failed (celery#9082)

@@ -26,7 +26,7 @@ def record_run(folder: Path, tasks: int = 10) -> None:
         publisher.append("attempt", id=name, task="short", path="single")
         publisher.append("outcome", id=name, result="acknowledged")
         worker.append("start", id=name, retries=0)
-        worker.append("end", id=name, retries=0)
+        worker.append("end", id=name, retries=0, final=True)
         worker.append("stored", id=name)
         drill.append("result", id=name, state="SUCCESS")
     publisher.close()
@@ -86,3 +86,29 @@ def test_a_run_cut_short_and_repeated_counts_as_extra_not_as_duplicated(tmp_path
     other.append("start", id="t1", retries=0)
     counts = checker.count(load(tmp_path))
     assert (counts.extra, counts.duplicated) == ({"t1": 1}, frozenset())
+
+
+def test_a_task_whose_retry_never_came_is_lost(tmp_path: Path) -> None:
+    record_run(tmp_path)
+    publisher = ledger.Writer(tmp_path / "publisher2.ledger", RUN, "publisher")
+    publisher.append("attempt", id="r1", task="retrying", path="single")
+    publisher.append("outcome", id="r1", result="acknowledged")
+    worker = ledger.Writer(tmp_path / "worker2.ledger", RUN, "worker")
+    worker.append("start", id="r1", retries=0)
+    worker.append("end", id="r1", retries=0, final=False)
+    verdict = checker.judge(load(tmp_path))
+    assert verdict.word == "fail"
+    assert verdict.counts.lost == {"r1"}
+
+
+def test_a_chord_published_by_a_task_that_ran_twice_may_run_twice(tmp_path: Path) -> None:
+    record_run(tmp_path)
+    publisher = ledger.Writer(tmp_path / "publisher2.ledger", RUN, "publisher")
+    worker = ledger.Writer(tmp_path / "worker2.ledger", RUN, "worker")
+    for name, runs in {"f": 2, "f.h0": 3}.items():
+        publisher.append("attempt", id=name, task="fan", path="single")
+        publisher.append("outcome", id=name, result="acknowledged")
+        for _ in range(runs):
+            worker.append("start", id=name, retries=0)
+            worker.append("end", id=name, retries=0, final=True)
+    assert checker.count(load(tmp_path)).extra == {"f": 1, "f.h0": 1}
