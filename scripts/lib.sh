@@ -30,6 +30,18 @@ die() {
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
+# logged NAME COMMAND...: runs a command with its output in build/logs/NAME.log, of which the end is shown when it fails.
+logged() {
+  local log=$root/build/logs/$1.log
+  shift
+  mkdir -p "${log%/*}"
+  "$@" >"$log" 2>&1 || {
+    tail -n 30 "$log" >&2
+    say "(the end of $log)" >&2
+    return 1
+  }
+}
+
 # at_least FOUND NEEDED: compares versions; what follows + - or ~ is a distribution's own number.
 at_least() {
   [[ $(printf '%s\n%s\n' "$2" "${1%%[+~-]*}" | sort -V | head -n 1) == "$2" ]]
@@ -38,7 +50,7 @@ at_least() {
 engine_answers() { docker info >/dev/null 2>&1; }
 
 compose() {
-  docker compose --project-directory "$root/compose" --file "$root/compose/compose.yaml" "$@"
+  (cd "$root/compose" && docker compose "$@")
 }
 
 stack_is_running() {

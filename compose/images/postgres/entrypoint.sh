@@ -3,25 +3,23 @@
 # user, password and name given; files in /docker-entrypoint-initdb.d run once; root steps down.
 set -euo pipefail
 
-# value NAME DEFAULT: from the variable, or from the file that NAME_FILE names.
-value() {
+# settle NAME DEFAULT: sets NAME from itself, or from the file that NAME_FILE names. Done as root: the file may be root's.
+settle() {
   local file=${1}_FILE
   if [[ -n ${!1:-} && -n ${!file:-} ]]; then
     echo "error: $1 and $file are both set; set one" >&2
     exit 1
   fi
   if [[ -n ${!file:-} ]]; then
-    cat "${!file}"
+    export "$1=$(<"${!file}")"
   else
-    printf '%s' "${!1:-$2}"
+    export "$1=${!1:-$2}"
   fi
+  unset "$file"
 }
 
 initialise() {
-  local user password name
-  password=$(value POSTGRES_PASSWORD '')
-  user=$(value POSTGRES_USER postgres)
-  name=$(value POSTGRES_DB "$user")
+  local user=$POSTGRES_USER password=$POSTGRES_PASSWORD name=$POSTGRES_DB
   if [[ -z $password && ${POSTGRES_HOST_AUTH_METHOD:-} != trust ]]; then
     echo "error: the data folder is empty and POSTGRES_PASSWORD is not set; set it (or POSTGRES_PASSWORD_FILE)" >&2
     exit 1
@@ -51,14 +49,16 @@ if [[ ${1:-} == -* ]]; then
 fi
 
 if [[ ${1:-} == postgres ]]; then
+  settle POSTGRES_PASSWORD ''
+  settle POSTGRES_USER postgres
+  settle POSTGRES_DB "$POSTGRES_USER"
   if [[ $(id -u) == 0 ]]; then
     mkdir -p "$PGDATA"
     find "$PGDATA" /var/run/postgresql ! -user postgres -exec chown postgres {} +
     exec gosu postgres "$0" "$@"
   fi
   chmod 0700 "$PGDATA"
-  if [[ ! -s $PGDATA/PG_VERSION ]]; then
-    initialise
-  fi
+  [[ -s $PGDATA/PG_VERSION ]] || initialise
+  unset POSTGRES_PASSWORD
 fi
 exec "$@"
