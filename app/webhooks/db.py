@@ -10,6 +10,7 @@ from celery.signals import worker_process_init
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session
 
+from holdfast import inbox
 from webhooks import config
 from webhooks.models import Base
 
@@ -28,7 +29,8 @@ def transaction() -> Iterator[Session]:
 
 def create_tables() -> None:
     """Create the tables that are missing."""
-    Base.metadata.create_all(_engine(config.load().database_url))
+    for tables in (Base.metadata, inbox.metadata):
+        tables.create_all(_engine(config.load().database_url))
 
 
 @lru_cache

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from sqlalchemy import and_, case, func, or_, select, update
 
+from holdfast import inbox
 from webhooks import config, db
 from webhooks.models import DEAD, DELIVERED, PENDING, Batch, Delivery, Effect, Report, new_id, now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from sqlalchemy.orm import Session
 
 RETRY_STATUS = frozenset({408, 425, 429})  # "later", though they are 4xx
 
@@ -82,8 +81,8 @@ def accept(requests: Iterable[Request], *, delay: int = 0, batch: bool = False) 
     return rows
 
 
-def begin(delivery_id: str, replay: int) -> Delivery | None:
-    """Return the row to attempt, None when it is delivered already.
+def begin(delivery_id: str, replay: int) -> Delivery:
+    """Return the row to attempt, which may be delivered already.
 
     Args:
         delivery_id: id of the row.
@@ -97,8 +96,6 @@ def begin(delivery_id: str, replay: int) -> Delivery | None:
         row = session.get(Delivery, delivery_id, with_for_update=True)
         if row is None:
             raise PermanentError(f"no delivery {delivery_id} in the database that this worker uses")
-        if row.status == DELIVERED:
-            return None
         if row.status == DEAD:
             if replay <= row.replays:
                 raise PermanentError(f"{row.url}: {row.last_error} (dead since {row.finished_at})")
@@ -127,20 +124,29 @@ def post(row: Delivery) -> int:
     return status
 
 
-def succeed(delivery_id: str, task_id: str, status: int) -> bool:
-    """Mark the delivery as delivered and write its effect in one transaction.
+def succeed(delivery_id: str, task_id: str, status: int) -> dict[str, Any]:
+    """Mark the delivery as delivered and write its effect, in one transaction with the inbox's mark.
 
     Returns:
-        False when a copy of the task has done so before; then nothing changes.
+        The outcome: id and HTTP status. After a copy of the task has written one, it is that one and nothing changes.
     """
-    with db.transaction() as session:
-        # The row lock of this UPDATE makes a concurrent copy wait, and then match no row.
-        if not _change(
-            session, delivery_id, status=DELIVERED, attempts=Delivery.attempts + 1, last_error=None, finished_at=now()
-        ):
-            return False
+
+    def effect() -> dict[str, Any]:
+        end = {"status": DELIVERED, "attempts": Delivery.attempts + 1, "last_error": None, "finished_at": now()}
+        session.execute(update(Delivery).where(Delivery.id == delivery_id).values(end))
         session.add(Effect(delivery_id=delivery_id, task_id=task_id, response_code=status))
-        return True
+        session.flush()
+        return {"delivery": delivery_id, "status": status}
+
+    with db.transaction() as session:
+        return inbox.once(session, delivery_id, effect)
+
+
+def outcome(delivery_id: str) -> dict[str, Any]:
+    """Return what the task of a delivered row returned."""
+    with db.transaction() as session:
+        effect = session.get_one(Effect, delivery_id)
+        return {"delivery": delivery_id, "status": effect.response_code}
 
 
 def fail(row: Delivery, error: Exception) -> int | None:
@@ -157,20 +163,10 @@ def fail(row: Delivery, error: Exception) -> int | None:
     else:
         wait = retry_wait(attempt, limits.retry_base, limits.retry_cap)
         changes = {"next_attempt_at": now() + timedelta(seconds=wait)}
-    with db.transaction() as session:
-        _change(session, row.id, attempts=attempt, last_error=str(error), **changes)
+    changes |= {"attempts": attempt, "last_error": str(error)}
+    with db.transaction() as session:  # delivered is final: a copy of the task may have been luckier
+        session.execute(update(Delivery).where(Delivery.id == row.id, Delivery.status != DELIVERED).values(changes))
     return wait
-
-
-def _change(session: Session, delivery_id: str, **values: object) -> bool:
-    """Update the row unless it is delivered, which is final; return whether it was not."""
-    changed = session.execute(
-        update(Delivery)
-        .where(Delivery.id == delivery_id, Delivery.status != DELIVERED)
-        .values(**values)
-        .returning(Delivery.id)
-    )
-    return changed.first() is not None
 
 
 def take_overdue(limit: int) -> list[Delivery]:

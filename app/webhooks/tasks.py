@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from holdfast.dead import REPLAY_HEADER
 from webhooks import db, delivery, publish
 from webhooks.app import app
-from webhooks.models import PENDING, Delivery
+from webhooks.models import DELIVERED, PENDING, Delivery
 
 if TYPE_CHECKING:
     from celery import Task
@@ -31,7 +31,7 @@ def deliver(self: Task[Any, Any], delivery_id: str) -> dict[str, Any]:
         delivery_id: id of the row.
 
     Returns:
-        The id, the HTTP status, and whether a copy of the task had delivered it before.
+        The delivery's id and the HTTP status; the same for every copy of the task.
 
     Raises:
         celery.exceptions.Retry: the next attempt is published.
@@ -39,8 +39,8 @@ def deliver(self: Task[Any, Any], delivery_id: str) -> dict[str, Any]:
     """
     try:
         row = delivery.begin(delivery_id, int((self.request.headers or {}).get(REPLAY_HEADER, 0)))
-        if row is None:
-            return {"delivery": delivery_id, "repeated": True}
+        if row.status == DELIVERED:
+            return delivery.outcome(delivery_id)
         try:
             status = delivery.post(row)
         except (delivery.TemporaryError, delivery.PermanentError, SoftTimeLimitExceeded) as error:
@@ -48,10 +48,9 @@ def deliver(self: Task[Any, Any], delivery_id: str) -> dict[str, Any]:
             if wait is None:
                 raise delivery.PermanentError(f"{row.url}: {error} (attempt {row.attempts + 1})") from error
             raise self.retry(countdown=wait, exc=error) from error
-        first = delivery.succeed(delivery_id, self.request.id or "", status)
+        return delivery.succeed(delivery_id, self.request.id or "", status)
     except OperationalError as error:  # the database is away: that is no failed attempt
         raise self.retry(countdown=10, exc=error) from error
-    return {"delivery": delivery_id, "status": status, "repeated": not first}
 
 
 @app.task(bind=True, max_retries=None)
