@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -120,6 +121,11 @@ class Receiver(ThreadingHTTPServer):
         self.log = log
         self._behaviours: dict[str, Behaviour] = {}
         self._lock = threading.Lock()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Stay silent about a client that hung up, as health checks do."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def control(self, path: str, behaviour: Behaviour) -> None:
         """Make ``path`` answer so from now on.
