@@ -10,6 +10,7 @@ import click
 COMMANDS = {
     "dead": "holdfast.dead:command",
     "doctor": "holdfast.doctor.cli:command",
+    "outbox": "holdfast.outbox.cli:command",
     "probe": "holdfast.probe:command",
     "relay": "holdfast.outbox.relay:command",
 }

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 app = Celery("contract", broker="memory://", backend="cache+memory://", set_as_current=False)
 
 
-@app.task(name="add")
+@app.task(name="add", shared=False)
 def add(x: int, y: int) -> int:
     """Add."""
     return x + y
 
 
-@app.task(name="total")
+@app.task(name="total", shared=False)
 def total(values: list[int]) -> int:
     """Sum up."""
     return sum(values)

@@ -40,12 +40,7 @@ class Metrics:
         self.acknowledged = Counter(
             "holdfast_outbox_acknowledged", "Messages that the broker acknowledged.", registry=self.registry
         )
-        self.failed = Counter(
-            "holdfast_outbox_failed",
-            "Failed attempts to publish a row.",
-            ["reason"],
-            registry=self.registry,
-        )
+        self.failed = Counter("holdfast_outbox_failed", "Failed attempts to publish a row.", registry=self.registry)
 
     def passed(self) -> None:
         """Note that the relay went through its loop: database asked, broker answered or given up in time."""

@@ -23,6 +23,7 @@ from holdfast.outbox import store
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.send import sender
 from holdfast.outbox.workflow import Workflow, due_in
+from holdfast.publisher import NotAcknowledged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from holdfast.outbox.send import Send
-    from holdfast.publisher import NotAcknowledged
 
 logger = logging.getLogger(__name__)
 
@@ -103,13 +103,11 @@ class Relay:
         failures: dict[int, store.Failure] = {}
         ready: dict[int, Workflow] = {}
         for row in rows:
-            try:
-                workflow = Workflow.loads(row.workflow)
-                workflow.prepare(self.app)
-            except Exception as error:  # noqa: BLE001 - one bad row must not stop the others
-                failures[row.id] = store.Failure(repr(error), refused=isinstance(error, POISON))
+            opened = self._open(row)
+            if isinstance(opened, Workflow):
+                ready[row.id] = opened
             else:
-                ready[row.id] = workflow
+                failures[row.id] = opened
         outcomes = iter(self.send([due_in(message) for workflow in ready.values() for message in workflow.messages]))
         for row_id, workflow in ready.items():
             errors = list(islice(outcomes, len(workflow.messages)))
@@ -118,6 +116,20 @@ class Relay:
                 failures[row_id] = failure
         self._settle(rows, failures)
         return Pass(published=len(rows) - len(failures), kept=len(failures))
+
+    def _open(self, row: store.Row) -> Workflow | store.Failure:
+        """Read a row and announce its chords; one bad row must not stop the others."""
+        try:
+            workflow = Workflow.loads(row.workflow)
+            for message in workflow.messages:
+                message.encode()  # fails here, not in the middle of the batch
+        except Exception as error:  # noqa: BLE001 - kept in the row
+            return store.Failure(repr(error), refused=True)
+        try:
+            workflow.prepare(self.app)
+        except Exception as error:  # noqa: BLE001 - likewise
+            return store.Failure(repr(error), refused=isinstance(error, POISON))
+        return workflow
 
     def _settle(self, rows: Sequence[store.Row], failures: dict[int, store.Failure]) -> None:
         if not rows:
@@ -129,9 +141,10 @@ class Relay:
                     store.postpone(connection, row, failures[row.id])
         for error, count in Counter(failure.error for failure in failures.values()).items():
             logger.warning("%d rows stay in the outbox: %s", count, error)
+            self.metrics.failed.inc(count)
 
 
-def _failure(workflow: Workflow, errors: list[NotAcknowledged | None]) -> store.Failure | None:
+def _failure(workflow: Workflow, errors: list[Exception | None]) -> store.Failure | None:
     """Return why a row stays, None when the broker has all of it."""
     rest = [message for message, error in zip(workflow.messages, errors, strict=True) if error]
     found = [error for error in errors if error]
@@ -139,10 +152,15 @@ def _failure(workflow: Workflow, errors: list[NotAcknowledged | None]) -> store.
         return None
     remaining = replace(workflow, messages=rest, chords=[]) if len(rest) < len(errors) else None
     return store.Failure(
-        str(found[0]),
-        refused=not all(error.retryable for error in found),
+        _describe(found[0]),
+        refused=not all(isinstance(error, NotAcknowledged) and error.retryable for error in found),
         rest=remaining.dumps() if remaining else None,
     )
+
+
+def _describe(error: Exception) -> str:
+    """Return the reason without the task's id, so that equal reasons look equal."""
+    return f"{type(error).__name__}: {error.detail}" if isinstance(error, NotAcknowledged) else repr(error)
 
 
 @click.command()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
-from holdfast.publisher import NotAcknowledged, Policy, Publisher, Unreachable
+from holdfast.publisher import Policy, Publisher, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     from holdfast.publisher import Message
 
-type Send = Callable[[Sequence[Message]], list[NotAcknowledged | None]]
+type Send = Callable[[Sequence[Message]], list[Exception | None]]
 """Publishes messages and returns for each one None when the broker has it, else why not."""
+
+_index = attrgetter("index")
 
 
 def sender(app: Celery) -> Send:
@@ -27,7 +30,7 @@ def sender(app: Celery) -> Send:
     connection = app.connection_for_write()
     if connection.transport.driver_type == "amqp":
         publisher = Publisher(connection, Policy.from_settings(app.conf))
-        return lambda messages: [_error(lambda m=m: publisher.publish(m)) for m in messages]  # type: ignore[misc]  # mypy cannot infer it
+        return lambda messages: [outcome.error for outcome in sorted(publisher.publish_all(messages), key=_index)]
     return _Kombu(app)
 
 
@@ -38,9 +41,17 @@ class _Kombu:
         self._app = app
         self._declared = False
 
-    def __call__(self, messages: Sequence[Message]) -> list[NotAcknowledged | None]:
+    def __call__(self, messages: Sequence[Message]) -> list[Exception | None]:
         with self._app.producer_or_acquire() as producer:
-            return [_error(lambda m=m: self._publish(producer, m)) for m in messages]  # type: ignore[misc]  # as above
+            return [self._outcome(producer, message) for message in messages]
+
+    def _outcome(self, producer: Any, message: Message) -> Exception | None:
+        connection = producer.connection
+        try:
+            connection.ensure(producer, self._publish, max_retries=1)(producer, message)
+        except (OperationalError, *connection.recoverable_connection_errors) as error:
+            return Unreachable(str(error))
+        return None
 
     def _publish(self, producer: Any, message: Message) -> None:
         if not self._declared:  # these transports drop a message whose queue nobody has declared yet
@@ -59,13 +70,3 @@ class _Kombu:
             expiration=None if expiration is None else float(expiration) / 1000,
             **properties,
         )
-
-
-def _error(publish: Callable[[], object]) -> NotAcknowledged | None:
-    try:
-        publish()
-    except NotAcknowledged as error:
-        return error
-    except OperationalError as error:
-        return Unreachable(str(error))
-    return None

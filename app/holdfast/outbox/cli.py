@@ -1,0 +1,76 @@
+"""``holdfast outbox``: what waits, and what to do with rows that no broker would take."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from holdfast.outbox import store
+
+
+class Group(click.Group):
+    """Turns an error of the database into one line with the next step."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the subcommand."""
+        try:
+            return super().invoke(ctx)
+        except DBAPIError as error:
+            raise click.ClickException(
+                f"The database says: {str(error.orig).strip().splitlines()[0]}. Check the URL; a missing table is made "
+                "by your migrations or by holdfast.outbox.metadata.create_all(engine)."
+            ) from error
+
+
+@click.group(cls=Group)
+@click.option("--database-url", envvar="HOLDFAST_OUTBOX_URL", required=True, help="SQLAlchemy URL of the outbox.")
+@click.pass_context
+def command(context: click.Context, database_url: str) -> None:
+    """Look into the outbox; release or discard the rows that were refused too often."""
+    context.obj = create_engine(database_url)
+
+
+@command.command()
+@click.pass_obj
+def status(engine: Engine) -> None:
+    """Print how much waits, as JSON."""
+    with engine.connect() as connection:
+        click.echo(json.dumps(asdict(store.backlog(connection)), default=str))
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, messages included.")
+@click.pass_obj
+def list_parked(engine: Engine, *, as_json: bool) -> None:
+    """Show the parked rows."""
+    with engine.connect() as connection:
+        for row in store.parked(connection):
+            if as_json:
+                click.echo(json.dumps(asdict(row) | {"workflow": json.loads(row.workflow)}, default=str))
+            else:
+                click.echo(
+                    f"{row.id}  {row.task_id}  {row.task}  {row.attempts} attempts  {row.parked_at}  {row.error}"
+                )
+
+
+@command.command()
+@click.argument("ids", nargs=-1, type=int, required=True)
+@click.pass_obj
+def release(engine: Engine, ids: tuple[int, ...]) -> None:
+    """Let parked rows be tried again, by the number that `list` shows."""
+    with engine.begin() as connection:
+        click.echo(f"{store.release(connection, ids)} released.")
+
+
+@command.command()
+@click.argument("ids", nargs=-1, type=int, required=True)
+@click.confirmation_option(prompt="The tasks in these rows will never run. Discard them?")
+@click.pass_obj
+def discard(engine: Engine, ids: tuple[int, ...]) -> None:
+    """Delete parked rows for good, by the number that `list` shows."""
+    with engine.begin() as connection:
+        click.echo(f"{store.discard(connection, ids)} discarded.")
