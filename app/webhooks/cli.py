@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 import click
-from amqp.exceptions import AMQPError
 from celery.exceptions import ImproperlyConfigured
-from kombu.exceptions import OperationalError as PublishError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from webhooks import db, delivery, publish, receiver
+from webhooks import db, delivery, receiver
 from webhooks.app import app
 from webhooks.models import DEAD, DELIVERED, PENDING, Batch, Delivery, Effect, Report, now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 
 class Main(click.Group):
@@ -68,7 +66,6 @@ def send(url: str, payload: str, queue: str | None, delay: int, wait: int) -> No
         raise click.ClickException(f"{error}") from error
     rows = delivery.accept([request], delay=delay)
     click.echo(rows[0].id)
-    _publish(lambda: publish.deliveries(rows, delay))
     if wait:
         _report_outcome(_wait(rows, wait))
 
@@ -96,9 +93,7 @@ def send_many(file: BinaryIO, queue: str | None, wait: int) -> None:
             click.echo(f"{file.name}, line {number}: {error}", err=True)
     if requests:
         rows = delivery.accept(requests, batch=True)
-        batch_id = str(rows[0].batch_id)
-        click.echo(f"batch {batch_id}: {len(rows)} accepted")
-        _publish(lambda: publish.batch(batch_id))
+        click.echo(f"batch {rows[0].batch_id}: {len(rows)} accepted")
         if wait:
             _report_outcome(_wait(rows, wait))
     if wrong:
@@ -216,17 +211,6 @@ def _object(line: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - a wrong line is a ValueError whatever is wrong
     return value
-
-
-def _publish(action: Callable[[], None]) -> None:
-    """Run ``action``; when the broker takes nothing, say that the deliveries are safe."""
-    try:
-        action()
-    except (PublishError, AMQPError, OSError) as error:
-        click.echo(
-            f"Accepted, but the broker did not confirm ({error}). Nothing is lost: the sweep publishes it later.",
-            err=True,
-        )
 
 
 def _wait(rows: Iterable[Delivery], seconds: int) -> dict[str, int]:

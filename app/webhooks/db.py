@@ -10,7 +10,7 @@ from celery.signals import worker_process_init
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session
 
-from holdfast import inbox
+from holdfast import inbox, outbox
 from webhooks import config
 from webhooks.models import Base
 
@@ -29,7 +29,7 @@ def transaction() -> Iterator[Session]:
 
 def create_tables() -> None:
     """Create the tables that are missing."""
-    for tables in (Base.metadata, inbox.metadata):
+    for tables in (Base.metadata, inbox.metadata, outbox.metadata):
         tables.create_all(_engine(config.load().database_url))
 
 

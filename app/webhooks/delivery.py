@@ -11,7 +11,7 @@ import httpx
 from sqlalchemy import and_, case, func, or_, select, update
 
 from holdfast import inbox
-from webhooks import config, db
+from webhooks import config, db, publish
 from webhooks.models import DEAD, DELIVERED, PENDING, Batch, Delivery, Effect, Report, new_id, now
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def retry_wait(attempt: int, base: int, cap: int) -> int:
 
 
 def accept(requests: Iterable[Request], *, delay: int = 0, batch: bool = False) -> list[Delivery]:
-    """Store the requests; from the return on they are kept until delivered or dead.
+    """Store the requests with their tasks; from the return on they are kept until delivered or dead.
 
     Args:
         requests: what to deliver.
@@ -78,6 +78,8 @@ def accept(requests: Iterable[Request], *, delay: int = 0, batch: bool = False) 
             for request in requests
         ]
         session.add_all(rows)
+        session.flush()  # gives the rows their ids
+        publish.accepted(session, rows, batch_id, delay)
     return rows
 
 

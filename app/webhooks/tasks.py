@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery import chord
 from celery.exceptions import SoftTimeLimitExceeded
-from kombu.exceptions import OperationalError as PublishError
-from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from holdfast.dead import REPLAY_HEADER
-from webhooks import db, delivery, publish
+from webhooks import delivery, publish
 from webhooks.app import app
-from webhooks.models import DELIVERED, PENDING, Delivery
+from webhooks.models import DELIVERED
 
 if TYPE_CHECKING:
     from celery import Task
@@ -54,30 +51,6 @@ def deliver(self: Task[Any, Any], delivery_id: str) -> dict[str, Any]:
 
 
 @app.task(bind=True, max_retries=None)
-def fan_out(self: Task[Any, Any], batch_id: str) -> int:
-    """Publish the pending deliveries of a batch as a chord that ends in the report.
-
-    Args:
-        batch_id: id of the batch.
-
-    Returns:
-        How many deliveries were published.
-    """
-    try:
-        with db.transaction() as session:
-            rows = session.scalars(
-                select(Delivery).where(Delivery.batch_id == batch_id, Delivery.status == PENDING)
-            ).all()
-        if rows:
-            header = [deliver.s(row.id).set(task_id=row.id, queue=row.queue) for row in rows]
-            # A dead delivery fails the chord: then the report is its error callback, when all others have ended.
-            chord(header)(report.si(batch_id).on_error(report.si(batch_id)))
-    except (OperationalError, PublishError) as error:
-        raise self.retry(countdown=10, exc=error) from error
-    return len(rows)
-
-
-@app.task(bind=True, max_retries=None)
 def report(self: Task[Any, Any], batch_id: str) -> dict[str, int]:
     """Write the report of a batch.
 
@@ -104,7 +77,7 @@ def sweep() -> dict[str, int]:
         How many deliveries and reports were published.
     """
     rows = delivery.take_overdue(SWEEP_LIMIT)
-    publish.deliveries(rows)
+    publish.again(rows)
     batches = delivery.batches_without_report(SWEEP_LIMIT)
     for batch_id in batches:
         report.delay(batch_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine
 
 from holdfast.outbox import store
 
@@ -14,6 +13,8 @@ from .postgres import scratch_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sqlalchemy import Engine
 
     from .stack import Stack
 
