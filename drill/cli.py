@@ -1,0 +1,227 @@
+"""The ``drill`` command."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from drill import checker
+from drill.target import Compose, TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from drill.checker import Verdict
+    from drill.journal import Journal
+    from drill.run import Options, Progress
+    from drill.stack import Stack
+
+ROOT = Path(__file__).resolve().parent.parent
+SETS = ("smoke", "standard", "full", "soak")
+
+
+@click.group()
+@click.option("--project", default="holdfast", show_default=True, help="Name of the compose project.")
+@click.option(
+    "--secrets",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=ROOT / "compose/secrets",
+    help="Folder with app.env and passwords/.",
+)
+@click.option(
+    "--build",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=ROOT / "build",
+    help="Folder for ledgers, reports and the heal journal.",
+)
+@click.pass_context
+def main(context: click.Context, project: str, secrets: Path, build: Path) -> None:
+    """Break the running stack on purpose and count what was lost.
+
+    Exit code: 0 pass, 1 fail, 2 inconclusive or not started.
+    """
+    context.obj = Environment(project, secrets, build)
+
+
+class Environment:
+    """Where things are; connects when it is asked to."""
+
+    def __init__(self, project: str, secrets: Path, build: Path) -> None:
+        self.project, self.secrets, self.build = project, secrets, build
+        self.ledgers = build / "ledger"
+
+    def stack(self) -> Stack:
+        """Return the stack, once the target has shown that it may be broken."""
+        for line in (self.secrets / "app.env").read_text().splitlines():
+            name, sign, value = line.partition("=")
+            if sign and not name.startswith("#"):
+                os.environ.setdefault(name, value)
+        from drill.stack import Stack  # noqa: PLC0415 - the application reads its environment on import
+        from webhooks.app import app  # noqa: PLC0415 - as above
+
+        return Stack(Compose(self.project), self.secrets / "passwords", app)
+
+    def journal(self) -> Journal:
+        """Return the heal journal."""
+        from drill.journal import Journal  # noqa: PLC0415 - loads the faults, which not every command needs
+
+        return Journal(self.build / "drill")
+
+
+@main.command("list")
+def list_() -> None:
+    """List the faults and the sets that they belong to."""
+    from drill.faults import REGISTRY  # noqa: PLC0415 - as above
+
+    table = Table(box=None)
+    for column in ("fault", "what it breaks", "sets"):
+        table.add_column(column)
+    for spec in REGISTRY.values():
+        table.add_row(spec.name, spec.does, " ".join((*spec.sets, "full")))
+    Console().print(table)
+
+
+@main.command()
+@click.argument("faults", nargs=-1)
+@click.option("--set", "name", type=click.Choice(SETS[:3]), help="A named set of faults instead of single ones.")
+@click.option("--seed", type=int, help="Fixes targets, order and load. Default: random.")
+@click.option("--rate", default=20.0, show_default=True, help="Tasks per second.")
+@click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
+@click.pass_obj
+def run(
+    environment: Environment,
+    *,
+    faults: tuple[str, ...],
+    name: str | None,
+    seed: int | None,
+    rate: float,
+    publishers: int,
+) -> None:
+    """Inject FAULTS, or those of a set, under load; judge and report."""
+    from drill.faults import REGISTRY  # noqa: PLC0415 - as above
+    from drill.run import Options  # noqa: PLC0415 - as above
+
+    if bool(faults) == bool(name):
+        raise click.UsageError("Name faults, or one set: drill run broker-leader-kill, or drill run --set smoke")
+    unknown = [fault for fault in faults if fault not in REGISTRY]
+    if unknown:
+        raise click.UsageError(f"There is no fault {', '.join(unknown)}. drill list shows them all.")
+    seed = random.randrange(10_000) if seed is None else seed  # noqa: S311 - a label, not a secret
+    chosen = list(faults)
+    if name:
+        chosen = [spec.name for spec in REGISTRY.values() if name == "full" or name in spec.sets]
+        random.Random(seed).shuffle(chosen)  # noqa: S311 - repeatable on purpose
+    sys.exit(checker.EXIT[_execute(environment, Options(seed, rate, publishers), chosen).word])
+
+
+@main.command()
+@click.option("--hours", default=1.0, show_default=True, help="How long; ends after the fault that is under way.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--rate", default=20.0, show_default=True, help="Tasks per second.")
+@click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
+@click.pass_obj
+def soak(environment: Environment, hours: float, seed: int, rate: float, publishers: int) -> None:
+    """Inject random faults for hours."""
+    from drill.faults import REGISTRY  # noqa: PLC0415 - as above
+    from drill.run import Options  # noqa: PLC0415 - as above
+
+    names = [spec.name for spec in REGISTRY.values() if "soak" in spec.sets]
+    rng, end = random.Random(seed), time.time() + hours * 3600  # noqa: S311 - repeatable on purpose
+
+    def until_end() -> Iterator[str]:
+        while True:
+            for name in rng.sample(names, len(names)):  # every fault once before any comes again
+                if time.time() > end:
+                    return
+                yield name
+
+    sys.exit(checker.EXIT[_execute(environment, Options(seed, rate, publishers), until_end()).word])
+
+
+@main.command()
+@click.pass_obj
+def heal(environment: Environment) -> None:
+    """Undo what a killed drill has left: paused, killed, cut off."""
+    from drill.journal import heal_everything  # noqa: PLC0415 - as above
+
+    try:
+        journal = environment.journal()
+        with journal.alone():
+            problems = heal_everything(environment.stack(), journal)
+    except TargetError as error:
+        raise click.ClickException(str(error)) from error
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo("Still not healthy." if problems else "The stack is healthy.")
+    sys.exit(bool(problems))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def report(folder: Path) -> None:
+    """Judge the ledger in FOLDER again and write its report again."""
+    from drill.run import judge  # noqa: PLC0415 - as above
+
+    _, verdict = judge(folder.resolve())
+    _print(verdict, folder)
+    sys.exit(checker.EXIT[verdict.word])
+
+
+def _execute(environment: Environment, options: Options, faults: Iterable[str]) -> Verdict:
+    """Run a drill with a live view; a target that refuses ends the command."""
+    from drill.run import Drill  # noqa: PLC0415 - as above
+
+    console = Console()
+    total = len(faults) if isinstance(faults, list) else 0
+    try:
+        journal = environment.journal()
+        with journal.alone():
+            stack = environment.stack()
+            if journal.steps():
+                console.print("A drill was killed in the middle of a fault; healing first.")
+                journal.heal(stack)
+            console.print(f"Target: {stack.target.name}. Seed {options.seed}, {options.rate:g} tasks a second.")
+            console.print(f"This will break, one after the other: {', '.join(faults) if total else 'any fault'}.")
+            with Live(console=console, refresh_per_second=4) as live:
+
+                def show(progress: Progress) -> None:
+                    live.update(_view(progress, total))
+
+                drill = Drill(stack, options, environment.ledgers, journal, show)
+                _, verdict = drill.execute(faults)
+    except TargetError as error:
+        console.print(f"[red]Not started.[/] {error}")
+        sys.exit(checker.EXIT[checker.INCONCLUSIVE])
+    _print(verdict, drill.folder)
+    return verdict
+
+
+def _view(progress: Progress, total: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("fault", f"{progress.done}{f' of {total}' if total else ''} {progress.fault}")
+    table.add_row("now", progress.phase)
+    table.add_row("published", f"{progress.acknowledged} acknowledged, {progress.failed} failed")
+    table.add_row("queues", progress.depth or "empty")
+    return table
+
+
+def _print(verdict: Verdict, folder: Path) -> None:
+    console = Console()
+    colour = {checker.PASS: "green", checker.FAIL: "red", checker.INCONCLUSIVE: "yellow"}[verdict.word]
+    console.print(f"[bold {colour}]{verdict.word.upper()}[/]")
+    for reason in [*verdict.reasons, *verdict.slow]:
+        console.print(f"  {reason}")
+    sizes = verdict.counts.sizes()
+    console.print("  " + ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in sizes.items()))
+    if verdict.task_bound is not None:
+        console.print(f"  With 95% confidence fewer than {verdict.task_bound:.2g} of all tasks are lost.")
+    console.print(f"  Report: {folder / 'report.html'}")

@@ -1,0 +1,110 @@
+"""After the load: wait until all queues are empty, then read what is left and what was achieved."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import batched
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+
+from drill import ledger, tasks
+from drill.history import build
+from drill.stack import PARKING, POLL
+from drill.target import TargetError
+from holdfast.dead import open_office
+from holdfast.outbox.table import outbox
+from webhooks import db
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from drill.ledger import Writer
+    from drill.stack import Stack
+
+QUIET = 4.0  # seconds that everything must have been empty: a message may be on its way between two queues
+
+
+def wait_empty(stack: Stack, timeout: float, note: Callable[[str], None]) -> list[str]:
+    """Wait until no task is in a queue or in the outbox.
+
+    Args:
+        stack: the stack.
+        timeout: seconds.
+        note: told what is left, while waiting.
+
+    Returns:
+        What is left, in words; empty when nothing is.
+    """
+    deadline = time.monotonic() + timeout
+    quiet_since: float | None = None
+    left = "nothing was looked at"
+    while time.monotonic() < deadline:
+        try:
+            depth = stack.depth() | {"outbox": _outbox_rows()}
+            counts = {name: depth[name] for name in ("ready", "unacked", "delayed", "outbox")}
+            left = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+        except (TargetError, httpx.HTTPError, KeyError, OperationalError) as error:
+            left = str(error)
+        note(left or "empty")
+        quiet_since = None if left else quiet_since or time.monotonic()
+        if quiet_since is not None and time.monotonic() - quiet_since >= QUIET:
+            return []
+        time.sleep(POLL)
+    return [f"the queues did not run empty within {timeout:g} s: {left}"]
+
+
+def collect(stack: Stack, book: Writer, folder: Path, run: str) -> None:
+    """Note what lies in the parking queues, the results and the effects of a run."""
+    for queue in PARKING:
+        _empty(stack, book, queue, run)
+    history = build(ledger.read_all(folder, run), run)
+    poison = {i for i, attempt in history.attempts.items() if attempt.poison}
+    done = [i for i, runs in history.runs.items() if any(r.end is not None and r.final for r in runs)]
+    _note_results(stack, book, [i for i in done if i not in poison])
+    _note_effects(book, run, [i for i in done if i in history.attempts and history.attempts[i].task == "effect"])
+
+
+def prepare_tables() -> None:
+    """Create the tables that the drill's tasks write to."""
+    from holdfast import inbox, outbox  # noqa: PLC0415 - names that the module uses otherwise
+
+    with db.transaction() as session:
+        for metadata in (tasks.metadata, inbox.metadata, outbox.metadata):
+            metadata.create_all(session.connection())
+
+
+def _outbox_rows() -> int:
+    with db.transaction() as session:
+        return session.scalar(select(func.count()).select_from(outbox)) or 0
+
+
+def _empty(stack: Stack, book: Writer, queue: str, run: str) -> None:
+    """Note the run's messages of a queue and take them out; all others stay."""
+    with open_office(stack.app, queue) as office:
+        for letter in office.letters():
+            task_id = letter.task_id
+            if tasks.run_of(task_id) == run:
+                reason = str(letter.death.get("reason", ""))
+                book.commit(book.append(queue, id=task_id, reason=reason))
+                office.channel.basic_ack(letter.raw.delivery_tag)
+
+
+def _note_results(stack: Stack, book: Writer, ids: list[str]) -> None:
+    backend: Any = stack.app.backend
+    for some in batched(ids, 500):
+        for task_id, raw in zip(some, backend.mget([backend.get_key_for_task(i) for i in some]), strict=True):
+            book.append("result", id=task_id, state=json.loads(raw)["status"] if raw else None)
+
+
+def _note_effects(book: Writer, run: str, ids: list[str]) -> None:
+    number = tasks.effects.c.task_id
+    with db.transaction() as session:
+        query = select(number, func.count()).where(number.startswith(f"{run}.", autoescape=True)).group_by(number)
+        found = {task_id: count for task_id, count in session.execute(query)}  # noqa: C416 - rows are no pairs to mypy
+    for task_id in ids:
+        book.append("effect", id=task_id, count=found.get(task_id, 0))

@@ -1,0 +1,168 @@
+"""Faults of workers, beat, the watchers, and of the way a message takes."""
+
+from __future__ import annotations
+
+import random  # noqa: TC003 - beside Stack it is in each signature
+from typing import TYPE_CHECKING
+
+import httpx
+
+from drill.faults import broker, results
+from drill.faults.base import SLACK, Plan, are, crash, fault, kill, pause, reborn
+from drill.history import Bound
+from drill.stack import QUEUES, VHOST
+
+if TYPE_CHECKING:
+    from drill.stack import Settings, Stack
+    from drill.target import Node, Process
+
+
+def others_go_on(seconds: float = 3.0) -> list[Bound]:
+    """Return the bound while another worker host carries on."""
+    return [Bound("work", seconds + SLACK, "apply", f"the other hosts go on; {seconds:g} for a busy machine + {SLACK}")]
+
+
+def _parents(processes: list[Process]) -> list[Process]:
+    """Return the workers' parent processes: Celery, whose parent is no Celery."""
+    celery = {p.pid: p for p in processes if "celery" in p.command and " worker " in p.command}
+    return [p for p in celery.values() if p.parent not in celery]
+
+
+def _signal(stack: Stack, rng: random.Random, *, children: bool) -> Plan:
+    node = rng.choice(stack.tier("worker"))
+    processes = stack.target.processes(node)
+    parents = {p.pid for p in _parents(processes)}
+    chosen = [p for p in processes if (p.parent in parents if children else p.pid in parents)]
+    victim = rng.choice(sorted(chosen, key=lambda p: p.pid))
+
+    def proof() -> str:
+        gone = victim not in stack.target.processes(node)
+        return f"process {victim.pid} of {node.name} is gone" if gone else ""
+
+    def healed() -> str:
+        found = stack.target.processes(node)
+        parents = {p.pid for p in _parents(found)}
+        same = [p for p in found if (p.parent in parents if children else p.pid in parents)]
+        return f"{node.name} has {len(same)} such processes again" if len(same) >= len(chosen) else ""
+
+    return Plan([node.name], lambda: stack.target.signal([victim.pid], "KILL"), proof, [], healed, others_go_on(), 3)
+
+
+@fault("worker-child-kill", "kill -9 of a child process that runs a task", "worker", "smoke standard soak")
+def _child(stack: Stack, rng: random.Random) -> Plan:
+    return _signal(stack, rng, children=True)
+
+
+@fault("worker-parent-kill", "kill -9 of a worker's parent process", "worker", "standard soak")
+def _parent(stack: Stack, rng: random.Random) -> Plan:
+    return _signal(stack, rng, children=False)
+
+
+@fault("worker-host-kill", "kill -9 of all processes of a worker host", "worker", "smoke standard soak")
+def _host(stack: Stack, rng: random.Random) -> Plan:
+    return kill(stack, [rng.choice(stack.tier("worker"))], others_go_on(), 5)
+
+
+@fault("worker-all-kill", "kill all worker hosts at once", "worker", "standard soak")
+def _all(stack: Stack, _rng: random.Random) -> Plan:
+    bound = Bound("work", 40, "apply", "start of the workers on a busy machine 40")
+    return crash(stack, stack.tier("worker"), [bound])
+
+
+@fault("worker-pause", "freeze a worker host for longer than its connections live", "worker", "standard soak")
+def _pause(stack: Stack, rng: random.Random) -> Plan:
+    hold = 2.5 * stack.settings().heartbeat
+    return pause(stack, [rng.choice(stack.tier("worker"))], others_go_on(), hold)
+
+
+@fault("worker-stop", "stop a worker host in order, start it again", "worker", "standard soak")
+def _stop(stack: Stack, rng: random.Random) -> Plan:
+    node = rng.choice(stack.tier("worker"))
+    return Plan(
+        [node.name],
+        lambda: stack.target.stop(node),
+        lambda: are(stack, [node], "exited"),
+        [("start", node.name)],
+        lambda: are(stack, [node], "running"),
+        others_go_on(),
+        2,
+    )
+
+
+@fault("beat-kill", "kill the host of one beat", "beat", "standard soak")
+def _beat(stack: Stack, rng: random.Random) -> Plan:
+    return crash(stack, [rng.choice(stack.tier("beat"))], others_go_on())
+
+
+@fault("observers-kill", "kill Flower and Prometheus: nothing may notice", "flower prometheus", "standard soak")
+def _observers(stack: Stack, _rng: random.Random) -> Plan:
+    nodes = [*stack.tier("flower"), *stack.tier("prometheus")]
+    bounds = [
+        Bound(stream, 3 + SLACK, "apply", f"no effect; 3 for a busy machine + {SLACK}")
+        for stream in ("publish", "work")
+    ]
+    return kill(stack, nodes, bounds, 5)
+
+
+@fault("unroutable", "take a queue's binding away: its tasks must be refused and kept", "rabbit", "standard soak")
+def _unroutable(stack: Stack, _rng: random.Random) -> Plan:
+    queue = QUEUES[-1]
+    before = stack.depth()["unrouted"]
+    path = f"bindings/{VHOST}/e/tasks/q/{queue}"
+    node = stack.tier("rabbit")[0]
+
+    def remove() -> None:
+        url = f"http://{node.address}:15672/api/{path}/{queue}"
+        httpx.delete(url, auth=("admin", stack.password("RABBITMQ_ADMIN_PASSWORD")), timeout=10).raise_for_status()
+
+    def proof() -> str:
+        more = stack.depth()["unrouted"] - before
+        return f"{more} messages went to the queue of unrouted ones" if more > 0 else ""
+
+    bind = f'rabbit_binding:add({{binding, {{resource, <<"{VHOST}">>, exchange, <<"tasks">>}}, <<"{queue}">>, '
+    bind += f'{{resource, <<"{VHOST}">>, queue, <<"{queue}">>}}, []}}, <<"drill">>).'
+    return Plan(
+        [queue],
+        remove,
+        proof,
+        [("ctl", node.name, "eval", bind)],
+        lambda: "the binding is back" if len(stack.management(path)) else "",
+        [Bound(stream, 3 + SLACK, "apply", f"the other queue goes on; 3 + {SLACK}") for stream in ("publish", "work")],
+        3,
+    )
+
+
+@fault(
+    "everything",
+    "one node of each tier at once, by chance killed or frozen",
+    "rabbit redis sentinel worker",
+    "standard soak",
+)
+def _everything(stack: Stack, rng: random.Random) -> Plan:
+    s: Settings = stack.settings()
+    tiers = ("rabbit", "redis", "sentinel", "worker", "beat")
+    nodes = [rng.choice(stack.tier(tier)) for tier in tiers]
+    frozen: list[Node] = [node for node in nodes if rng.random() < 0.3]
+    dead = [node for node in nodes if node not in frozen]
+    births = {node.name: stack.target.birth(node) for node in dead}
+
+    def apply() -> None:
+        for node in frozen:
+            stack.target.pause(node)
+        if dead:
+            stack.target.crash(dead)
+
+    def proof() -> str:
+        found = [are(stack, frozen, "paused") if frozen else "", reborn(stack, births) if births else ""]
+        return "; ".join(filter(None, found)) if bool(found[0]) == bool(frozen) and bool(found[1]) == bool(dead) else ""
+
+    silent = broker.silent(s) + results.failover(s)
+    return Plan(
+        [node.name for node in nodes],
+        apply,
+        proof,
+        [("resume", node.name) for node in frozen],
+        lambda: are(stack, nodes, "running"),
+        [Bound(b.stream, 1.5 * b.seconds, b.since, f"1.5 x ({b.formula})") for b in silent],
+        12,
+    )

@@ -1,0 +1,87 @@
+"""The publisher processes of a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from drill.ledger import Writer
+    from drill.publisher import Plan
+
+
+class Pool:
+    """Starts the publishers, counts what they say, stops them.
+
+    Args:
+        book: the drill's own ledger; it learns which files must be there.
+        folder: for what the publishers write to standard error.
+        environment: of the application.
+    """
+
+    def __init__(self, book: Writer, folder: Path, environment: Mapping[str, str]) -> None:
+        self._book, self._folder, self._environment = book, folder, dict(environment)
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._counts: dict[str, dict[str, int]] = {}
+
+    def start(self, plan: Plan) -> None:
+        """Start one publisher."""
+        self._book.append("writer", name=plan.name)
+        with (self._folder / f"{plan.name}.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "drill.publisher", json.dumps(asdict(plan))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C stops the drill, which stops them in order
+            )
+        self._processes[plan.name] = process
+        threading.Thread(target=self._listen, args=(plan.name, process), daemon=True).start()
+
+    def kill(self, name: str) -> None:
+        """Kill a publisher as a crash would."""
+        self._processes.pop(name).kill()
+
+    def totals(self) -> dict[str, int]:
+        """Return how many tasks were acknowledged and how many publishes failed, as last heard."""
+        counts = list(self._counts.values())
+        return {key: sum(count[key] for count in counts) for key in ("acknowledged", "failed")}
+
+    def stop(self, timeout: float) -> list[str]:
+        """Stop all publishers; each first ends what it is publishing.
+
+        Args:
+            timeout: seconds for all of them; above the deadline of a publish.
+
+        Returns:
+            What went wrong, in words.
+        """
+        problems = []
+        for process in self._processes.values():
+            if process.stdin and process.poll() is None:
+                process.stdin.close()
+        for name, process in self._processes.items():
+            try:
+                status = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                problems.append(f"publisher {name} did not stop within {timeout:g} s and was killed")
+            else:
+                if status:
+                    problems.append(f"publisher {name} ended with {status}; see {self._folder / name}.log")
+        self._processes.clear()
+        return problems
+
+    def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            counts: dict[str, Any] = json.loads(line)
+            self._counts[name] = counts

@@ -1,0 +1,287 @@
+"""Questions to the running stack: who leads, what waits, what is wrong, which settings hold."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import redis
+
+from drill.target import Node, Target, TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+QUEUES = ("default", "critical")
+PARKING = ("dead", "unrouted")  # where messages may stay
+VHOST = "holdfast"
+PRIMARY = "results"
+POLL = 0.5  # seconds between two looks
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Live values that bounds are made of; times are seconds.
+
+    Attributes:
+        poll: interval of RabbitMQ's failure detector.
+        disconnected: how long messages of a consumer whose node is gone stay with it.
+        heartbeat: AMQP heartbeat of workers.
+        attempt: how long a publisher waits for one node.
+        deadline: how long a publish may take.
+        connect: limit of opening a broker connection.
+        sentinel: silence after which Sentinel takes a node for down.
+        redis_timeout: how long a client waits for Redis.
+        delivery_limit: deliveries after which a message is dead.
+    """
+
+    poll: float
+    disconnected: float
+    heartbeat: float
+    attempt: float
+    deadline: float
+    connect: float
+    sentinel: float
+    redis_timeout: float
+    delivery_limit: int
+
+
+class Stack:
+    """Looks at a target; every answer comes from whichever node still gives it.
+
+    Args:
+        target: where the stack runs.
+        passwords: folder with a file per password.
+        app: the Celery application whose settings the clients use.
+    """
+
+    def __init__(self, target: Target, passwords: Path, app: Any) -> None:
+        self.target, self.app = target, app
+        self._passwords = passwords
+
+    def tier(self, name: str) -> list[Node]:
+        """Return the nodes of a tier, by name."""
+        return [node for node in self.target.nodes.values() if node.tier == name]
+
+    def node(self, name: str) -> Node:
+        """Return a node by its name."""
+        return self.target.nodes[name]
+
+    def password(self, name: str) -> str:
+        """Return a password of the stack."""
+        return (self._passwords / name).read_text().strip()
+
+    # RabbitMQ
+
+    def management(self, path: str, node: Node | None = None) -> Any:
+        """Return an answer of the management API, from the given or else the first node that gives one.
+
+        Raises:
+            TargetError: no node answers.
+        """
+        problems = []
+        for candidate in [node] if node else self.tier("rabbit"):
+            try:
+                answer = httpx.get(
+                    f"http://{candidate.address}:15672/api/{path}",
+                    auth=("monitor", self.password("RABBITMQ_MONITOR_PASSWORD")),
+                    timeout=3,
+                )
+                if answer.status_code == 200:
+                    return answer.json()
+                problems.append(f"{candidate.name}: HTTP {answer.status_code}")
+            except httpx.HTTPError as error:
+                problems.append(f"{candidate.name}: {type(error).__name__}")
+        raise TargetError(f"RabbitMQ's management API does not answer {path}: {', '.join(problems)}")
+
+    def queues(self) -> dict[str, dict[str, Any]]:
+        """Return all queues of the vhost by name, with their current totals."""
+        found = self.management(f"queues/{VHOST}?disable_stats=true&enable_queue_totals=true")
+        return {queue["name"]: queue for queue in found}
+
+    def depth(self) -> dict[str, int]:
+        """Return how many messages wait, are with a worker, are delayed, dead and unrouted."""
+        queues = self.queues()
+        delayed = [queue for name, queue in queues.items() if name.startswith("celery_delayed_")]
+        return {
+            "ready": sum(queues[name].get("messages_ready", 0) for name in QUEUES),
+            "unacked": sum(queues[name].get("messages_unacknowledged", 0) for name in QUEUES),
+            "delayed": sum(queue.get("messages", 0) for queue in delayed),
+            **{name: queues[name].get("messages", 0) for name in PARKING},
+        }
+
+    def leader(self, queue: str) -> Node:
+        """Return the node that leads a queue."""
+        return self.node(str(self.management(f"queues/{VHOST}/{queue}")["leader"]).partition("@")[2])
+
+    def ctl(self, node: Node, *arguments: str, timeout: float = 60) -> str:
+        """Run ``rabbitmqctl`` on a node."""
+        return self.target.run(node, "rabbitmqctl", "--quiet", *arguments, timeout=timeout)
+
+    def alarms(self) -> list[str]:
+        """Return the alarms of all nodes, as ``node: resource``."""
+        found = []
+        for node in self.management("nodes"):
+            name = node["name"].partition("@")[2]
+            found += [f"{name}: {kind}" for kind in ("mem", "disk") if node.get(f"{kind}_alarm")]
+        return found
+
+    # Redis
+
+    def redis(self, node: Node, user: str = "monitor") -> redis.Redis:
+        """Return a connection to a Redis or Sentinel node."""
+        names = {"monitor": "REDIS_MONITOR_PASSWORD", "app": "REDIS_APP_PASSWORD"}
+        if node.tier == "sentinel":
+            names = {"monitor": "REDIS_MONITOR_PASSWORD", "sentinel": "SENTINEL_PEER_PASSWORD"}
+        return redis.Redis(
+            host=node.address,
+            port=26379 if node.tier == "sentinel" else 6379,
+            username=user,
+            password=self.password(names[user]),
+            socket_timeout=2,
+            socket_connect_timeout=2,
+            decode_responses=True,
+        )
+
+    def roles(self) -> dict[str, dict[str, Any]]:
+        """Return the replication state of each Redis node that answers."""
+        found: dict[str, dict[str, Any]] = {}
+        for node in self.tier("redis"):
+            with suppress(redis.RedisError), self.redis(node) as client:
+                found[node.name] = client.info("replication")
+        return found
+
+    def sentinels(self) -> dict[str, dict[str, Any]]:
+        """Return what each Sentinel that answers says of the primary."""
+        found: dict[str, dict[str, Any]] = {}
+        for node in self.tier("sentinel"):
+            with suppress(redis.RedisError), self.redis(node) as client:
+                answer: Any = client.execute_command("SENTINEL", "MASTER", PRIMARY)
+                found[node.name] = (
+                    answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+                )
+        return found
+
+    def primary(self) -> Node:
+        """Return the Redis node that most Sentinels call the primary.
+
+        Raises:
+            TargetError: none of them answers.
+        """
+        addresses = [str(state["ip"]) for state in self.sentinels().values()]
+        if not addresses:
+            raise TargetError("No Sentinel answers.")
+        address = max(set(addresses), key=addresses.count)
+        return next(node for node in self.tier("redis") if node.address == address)
+
+    def epoch(self) -> int:
+        """Return the number of the last failover."""
+        return max((int(state["config-epoch"]) for state in self.sentinels().values()), default=0)
+
+    # The whole
+
+    def settings(self) -> Settings:
+        """Read the live settings: from the broker, Sentinel and the application."""
+        node = self.tier("rabbit")[0]
+        poll = self.ctl(node, "eval", "application:get_env(aten, poll_interval, 5000).")
+        policies = {p["name"]: p["definition"] for p in self.management(f"policies/{VHOST}")}
+        tasks = policies.get("tasks", {})
+        conf = self.app.conf
+        sentinel = next(iter(self.sentinels().values()))
+        return Settings(
+            poll=int(poll) / 1000,
+            disconnected=tasks.get("consumer-disconnected-timeout", 60_000) / 1000,
+            heartbeat=conf.broker_heartbeat,
+            attempt=conf.get("holdfast_publish_attempt") or 5.0,
+            deadline=conf.get("holdfast_publish_deadline") or 20.0,
+            connect=conf.broker_connection_timeout,
+            sentinel=int(sentinel["down-after-milliseconds"]) / 1000,
+            redis_timeout=conf.redis_socket_timeout,
+            delivery_limit=tasks.get("delivery-limit", 20),
+        )
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the servers."""
+        overview = self.management("overview")
+        with self.redis(self.tier("redis")[0]) as client:
+            server: Any = client.info("server")
+        return {
+            "RabbitMQ": overview["rabbitmq_version"],
+            "Erlang": overview["erlang_version"],
+            "Redis": str(server["redis_version"]),
+        }
+
+    def complaints(self) -> list[str]:
+        """Return what is not as it should be, in words; empty for a healthy stack."""
+        found = [f"{name} is {state}" for name, state in self.target.states().items() if state != "running"]
+        if found:
+            return found  # the rest would only say the same again, slowly
+        checks: tuple[Callable[[], list[str]], ...] = (self._broker_complaints, self._redis_complaints)
+        for check in checks:
+            try:
+                found += check()
+            except (TargetError, redis.RedisError, KeyError) as error:
+                found.append(str(error))
+        return found
+
+    def wait(self, condition: Callable[[], Any], timeout: float) -> Any:
+        """Return the first true answer of ``condition``, or its last one after ``timeout`` seconds.
+
+        A target or server that does not answer yet counts as false.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            answer: Any = None
+            with suppress(TargetError, redis.RedisError, httpx.HTTPError, KeyError, StopIteration):
+                answer = condition()
+            if answer or time.monotonic() > deadline:
+                return answer
+            time.sleep(POLL)
+
+    def wait_healthy(self, timeout: float) -> list[str]:
+        """Wait until nothing is to complain about; return what still is after ``timeout`` seconds."""
+        last: list[str] = ["nothing was looked at"]
+
+        def healthy() -> bool:
+            last[:] = self.complaints()
+            return not last
+
+        self.wait(healthy, timeout)
+        return last
+
+    def _broker_complaints(self) -> list[str]:
+        nodes = self.tier("rabbit")
+        running = [node for node in self.management("nodes") if node.get("running")]
+        found = [] if len(running) == len(nodes) else [f"{len(running)} of {len(nodes)} brokers are in the cluster"]
+        found += [f"alarm on {alarm}" for alarm in self.alarms()]
+        workers = len(self.tier("worker"))
+        for name in (*QUEUES, *PARKING):
+            queue = self.management(f"queues/{VHOST}/{name}")
+            if len(queue.get("online", [])) < len(nodes):
+                found.append(f"queue {name} has {len(queue.get('online', []))} of {len(nodes)} members online")
+            if not queue.get("leader"):
+                found.append(f"queue {name} has no leader")
+            if name in QUEUES and len(queue.get("consumer_details", [])) < workers:
+                found.append(f"queue {name} has {len(queue.get('consumer_details', []))} of {workers} consumers")
+        return found
+
+    def _redis_complaints(self) -> list[str]:
+        roles, primary = self.roles(), self.primary()
+        found = []
+        if len(roles) < len(self.tier("redis")):
+            found.append(f"{len(roles)} of {len(self.tier('redis'))} Redis nodes answer")
+        masters = sorted(name for name, role in roles.items() if role["role"] == "master")
+        if masters != [primary.name]:
+            found.append(f"Redis primaries are {masters}, Sentinel says {primary.name}")
+        for name, role in roles.items():
+            if role["role"] == "slave" and role.get("master_link_status") != "up":
+                found.append(f"{name} does not follow the primary")
+        sentinels = self.sentinels()
+        if {state["ip"] for state in sentinels.values()} != {primary.address} or len(sentinels) < 3:
+            found.append("the Sentinels do not agree or do not all answer")
+        found += [f"{name} sees the primary as {s['flags']}" for name, s in sentinels.items() if s["flags"] != "master"]
+        return found

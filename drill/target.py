@@ -1,0 +1,207 @@
+"""Where the drill runs: a small interface, and the compose stack behind it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MARKER = "holdfast.drill"
+TIERS = ("rabbit", "redis", "sentinel", "worker", "beat", "flower", "prometheus", "postgres", "receiver", "relay")
+TOOLS = "holdfast-tools:dev"  # iptables and kill, beside a container: nothing is installed into the servers
+
+
+class TargetError(Exception):
+    """The target refuses, or a command on it failed; the message says what was found, and what to do."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A host or container of the stack.
+
+    Attributes:
+        name: as in the compose file or the inventory: ``rabbit1``.
+        tier: its name without the number.
+        address: IP address inside the stack's network; empty for a node that nothing connects to.
+        handle: what the target calls it by.
+    """
+
+    name: str
+    tier: str
+    address: str
+    handle: str
+
+
+class Target(Protocol):
+    """What a fault needs to do to the stack. Each call raises :class:`TargetError` when it fails."""
+
+    name: str
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """All nodes by name."""
+
+    def states(self) -> dict[str, str]:
+        """Return ``running``, ``paused``, ``restarting`` or ``exited`` for each node, by name."""
+
+    def birth(self, node: Node) -> str:
+        """Return what changes when the node's main process is another one."""
+
+    def kill(self, nodes: Sequence[Node]) -> None:
+        """End the main processes at once, without a chance to clean up; they stay down until :meth:`start`."""
+
+    def crash(self, nodes: Sequence[Node]) -> None:
+        """The same, but supervision may start them again."""
+
+    def start(self, node: Node) -> None:
+        """Start a node that is down."""
+
+    def stop(self, node: Node) -> None:
+        """Stop a node in order, within its grace period; it stays down until :meth:`start`."""
+
+    def pause(self, node: Node) -> None:
+        """Freeze all processes of a node; its kernel still answers TCP."""
+
+    def resume(self, node: Node) -> None:
+        """End :meth:`pause`."""
+
+    def run(self, node: Node, *command: str, timeout: float = 60) -> str:
+        """Run a command on a node and return its output."""
+
+    def processes(self, node: Node) -> list[Process]:
+        """Return the processes of a node."""
+
+    def signal(self, pids: Sequence[int], name: str) -> None:
+        """Send a signal to processes that :meth:`processes` returned."""
+
+    def network(self, node: Node, script: str) -> str:
+        """Run a shell script with ``iptables`` and ``ss`` in the network of a node and return its output."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as the machine sees it."""
+
+    pid: int
+    parent: int
+    command: str
+
+
+class Compose:
+    """The compose stack on this machine.
+
+    Args:
+        project: name of the compose project.
+
+    Raises:
+        TargetError: it does not run, or a container of it lacks the marker.
+    """
+
+    def __init__(self, project: str = "holdfast") -> None:
+        self.name = f"compose project {project}"
+        self.project = project
+        containers = self._containers()
+        if not containers:
+            raise TargetError(f"No container of the compose project {project!r} was found. Start it with: make up")
+        bare = [name for name, found in containers.items() if found["Config"]["Labels"].get(MARKER) != "allowed"]
+        if bare:
+            raise TargetError(
+                f"Refused: {', '.join(sorted(bare))} of project {project!r} lack the label {MARKER}=allowed. The drill "
+                "breaks only what says that it may be broken. Next: is this the right project? If so, label it."
+            )
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """All nodes by name."""
+        return {
+            name: Node(name, name.rstrip("0123456789"), _address(found), found["Id"])
+            for name, found in sorted(self._containers().items())
+        }
+
+    def states(self) -> dict[str, str]:
+        """Return the containers' states."""
+        return {name: str(found["State"]["Status"]) for name, found in self._containers().items()}
+
+    def birth(self, node: Node) -> str:
+        """Return when the container was started last."""
+        return str(self._inspect(node)["State"]["StartedAt"])
+
+    def kill(self, nodes: Sequence[Node]) -> None:
+        """Kill the containers; Docker does not restart what was killed through it."""
+        _docker("kill", "--signal", "KILL", *(node.handle for node in nodes))
+
+    def crash(self, nodes: Sequence[Node]) -> None:
+        """Kill the main processes behind Docker's back, so that the restart policy acts."""
+        self.signal([int(self._inspect(node)["State"]["Pid"]) for node in nodes], "KILL")
+
+    def start(self, node: Node) -> None:
+        """Start the container."""
+        _docker("start", node.handle)
+
+    def stop(self, node: Node) -> None:
+        """Stop the container."""
+        _docker("stop", node.handle, timeout=120)
+
+    def pause(self, node: Node) -> None:
+        """Freeze the container."""
+        _docker("pause", node.handle)
+
+    def resume(self, node: Node) -> None:
+        """Thaw the container."""
+        _docker("unpause", node.handle)
+
+    def run(self, node: Node, *command: str, timeout: float = 60) -> str:
+        """Run a command in the container."""
+        return _docker("exec", node.handle, *command, timeout=timeout)
+
+    def processes(self, node: Node) -> list[Process]:
+        """Return the container's processes by their ids on the machine."""
+        lines = _docker("top", node.handle, "-eo", "pid,ppid,args").splitlines()[1:]
+        fields = [line.split(None, 2) for line in lines]
+        return [Process(int(pid), int(parent), command) for pid, parent, command in fields]
+
+    def signal(self, pids: Sequence[int], name: str) -> None:
+        """Signal processes of the machine, which may be a virtual one."""
+        script = f"kill -{name} {' '.join(map(str, pids))}"
+        _docker("run", "--rm", "--pid", "host", "--network", "none", TOOLS, "sh", "-c", script)
+
+    def network(self, node: Node, script: str) -> str:
+        """Run a script beside the container, in its network."""
+        beside = ("--network", f"container:{node.handle}", "--cap-add", "NET_ADMIN")
+        return _docker("run", "--rm", *beside, TOOLS, "sh", "-ec", script)
+
+    def _containers(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of each service's container."""
+        mine = f"label=com.docker.compose.project={self.project}"
+        ids = _docker("ps", "--all", "--quiet", "--filter", mine).split()
+        found = json.loads(_docker("inspect", *ids)) if ids else []
+        return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in found}
+
+    def _inspect(self, node: Node) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(_docker("inspect", node.handle))[0]
+        return found
+
+
+def _address(container: dict[str, Any]) -> str:
+    """Return the address that the compose file fixed, else the current one."""
+    for network in container["NetworkSettings"]["Networks"].values():
+        fixed = (network.get("IPAMConfig") or {}).get("IPv4Address")
+        return str(fixed or network.get("IPAddress") or "")
+    return ""
+
+
+def _docker(*arguments: str, timeout: float = 60) -> str:
+    command = ["docker", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise TargetError(f"{' '.join(command[:3])}: {error}") from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()[-500:]
+        raise TargetError(f"{' '.join(command)[:200]} ended with {done.returncode}: {said}")
+    return done.stdout
