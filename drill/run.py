@@ -177,6 +177,9 @@ class Drill:
         if problems:
             raise TargetError(f"The stack is not healthy before any fault: {'; '.join(problems)}. Next: make status")
         options = self.options
+        ways = dict(options.ways or load.WAYS)
+        if not self.stack.tier("relay"):
+            ways.pop("outbox", None)  # nobody would publish its rows
         for number in range(options.publishers):
             self.pool.start(
                 PublisherPlan(
@@ -187,7 +190,7 @@ class Drill:
                     rate=options.rate / options.publishers,
                     threads=4,
                     mix=options.mix or load.MIX,
-                    ways=options.ways or load.WAYS,
+                    ways=ways,
                     app=options.app,
                     ledger=options.ledger,
                 )
@@ -218,7 +221,7 @@ class Drill:
         values = {
             "options": asdict(self.options),
             "target": self.stack.target.name,
-            "settings": asdict(self.stack.settings()),
+            "settings": asdict(self.stack.settings),
             "versions": {
                 "Holdfast": version("holdfast"),
                 "Celery": version("celery"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -184,8 +185,9 @@ class Stack:
 
     # The whole
 
+    @cached_property
     def settings(self) -> Settings:
-        """Read the live settings: from the broker, Sentinel and the application."""
+        """The live settings, read once: from the broker, Sentinel and the application."""
         node = self.tier("rabbit")[0]
         poll = self.ctl(node, "eval", "application:get_env(aten, poll_interval, 5000).")
         policies = {p["name"]: p["definition"] for p in self.management(f"policies/{VHOST}")}

@@ -70,24 +70,24 @@ def members(stack: Stack, rng: random.Random) -> tuple[Node, list[Node]]:
 @fault("broker-leader-kill", "kill -9 of the broker that leads the queue", "rabbit", "smoke standard soak")
 def _leader_kill(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
-    return crash(stack, [leader], seen_to_go(stack.settings()))
+    return crash(stack, [leader], seen_to_go(stack.settings))
 
 
 @fault("broker-follower-kill", "kill -9 of a broker that follows", "rabbit", "standard soak")
 def _follower_kill(stack: Stack, rng: random.Random) -> Plan:
     _, others = members(stack, rng)
-    return crash(stack, others[:1], seen_to_go(stack.settings()))
+    return crash(stack, others[:1], seen_to_go(stack.settings))
 
 
 @fault("broker-majority-kill", "kill two of three brokers, start them after 15 s", "rabbit", "standard")
 def _majority_kill(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
-    return kill(stack, [leader, others[0]], after_majority(stack.settings()), 15, silent=True)
+    return kill(stack, [leader, others[0]], after_majority(stack.settings), 15, silent=True)
 
 
 @fault("broker-all-kill", "kill -9 of all brokers at once", "rabbit", "standard soak")
 def _all_kill(stack: Stack, _rng: random.Random) -> Plan:
-    s = stack.settings()
+    s = stack.settings
     total = 60.0
     bounds = [Bound(stream, total, "apply", "three boots at once 60") for stream in ("publish", "work")]
     return crash(stack, stack.tier("rabbit"), bounds, s.attempt)
@@ -96,7 +96,7 @@ def _all_kill(stack: Stack, _rng: random.Random) -> Plan:
 @fault("broker-leader-pause", "freeze the broker that leads for 15 s", "rabbit", "standard soak")
 def _leader_pause(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
-    return pause(stack, [leader], silent(stack.settings()), 15)
+    return pause(stack, [leader], silent(stack.settings), 15)
 
 
 @fault("broker-flutter", "freeze the broker that leads five times for 0.2 to 2 s", "rabbit", "standard soak")
@@ -113,7 +113,7 @@ def _flutter(stack: Stack, rng: random.Random) -> Plan:
             stack.target.resume(leader)
             time.sleep(0.5)
 
-    s = stack.settings()
+    s = stack.settings
     total = 2 + 2 * s.poll + 1.2 + s.attempt
     bounds = [
         Bound(stream, total, "apply", "a pause of 2 + an election + one attempt") for stream in ("publish", "work")
@@ -132,39 +132,39 @@ def _flutter(stack: Stack, rng: random.Random) -> Plan:
 @fault("broker-partition", "cut the leader off from the other brokers; clients reach all", "rabbit", "standard soak")
 def _partition(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
-    return partition(stack, {leader.name: both_ways(*others)}, silent(stack.settings()), 15)
+    return partition(stack, {leader.name: both_ways(*others)}, silent(stack.settings), 15)
 
 
 @fault("broker-one-way", "the leader hears no other broker, they hear it", "rabbit", "standard soak")
 def _one_way(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
     rules = {leader.name: [f"-s {other.address} -j DROP" for other in others]}
-    return partition(stack, rules, silent(stack.settings()), 15)
+    return partition(stack, rules, silent(stack.settings), 15)
 
 
 @fault("broker-bridge", "two brokers cannot talk, the third talks to both", "rabbit", "standard soak")
 def _bridge(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
-    return partition(stack, {leader.name: both_ways(others[0])}, silent(stack.settings()), 15)
+    return partition(stack, {leader.name: both_ways(others[0])}, silent(stack.settings), 15)
 
 
 @fault("broker-clients-cut", "drop all client traffic of one broker", "rabbit", "smoke standard soak")
 def _clients_cut(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
     rules = [f"-p tcp --{side} {CLIENT_PORT} -j DROP" for side in ("dport", "sport")]
-    return partition(stack, {leader.name: rules}, silent(stack.settings()), 10)
+    return partition(stack, {leader.name: rules}, silent(stack.settings), 10)
 
 
 @fault("broker-reset", "reset all client connections of one broker", "rabbit", "standard soak")
 def _reset(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
     rule = f"-p tcp --dport {CLIENT_PORT} -j REJECT --reject-with tcp-reset"
-    return partition(stack, {leader.name: [rule]}, seen_to_go(stack.settings()), 3)
+    return partition(stack, {leader.name: [rule]}, seen_to_go(stack.settings), 3)
 
 
 def _alarm(stack: Stack, rng: random.Random, kind: str, command: list[str], back: list[str]) -> Plan:
     node = rng.choice(stack.tier("rabbit"))
-    s = stack.settings()
+    s = stack.settings
 
     def alarms() -> str:
         return ", ".join(alarm for alarm in stack.alarms() if alarm.endswith(kind))
@@ -217,7 +217,7 @@ def _rolling(stack: Stack, _rng: random.Random) -> Plan:
         ),
         [("start", name) for name in births],
         lambda: are(stack, nodes, "running"),
-        seen_to_go(stack.settings()),
+        seen_to_go(stack.settings),
         1,
     )
 
@@ -244,7 +244,7 @@ def _replace(stack: Stack, rng: random.Random) -> Plan:
         lambda: "" if f"rabbit@{lost.name}" in _known(stack, helper) else f"{lost.name} is no member any more",
         [("start", lost.name)],
         lambda: f"{lost.name} is a member again" if f"rabbit@{lost.name}" in _known(stack, helper) else "",
-        seen_to_go(stack.settings()),
+        seen_to_go(stack.settings),
         3,
     )
 

@@ -48,7 +48,7 @@ def _failed_over(stack: Stack, plan: Plan, before: Node) -> Plan:
 )
 def _primary_kill(stack: Stack, _rng: random.Random) -> Plan:
     primary = stack.primary()
-    return _failed_over(stack, kill(stack, [primary], failover(stack.settings()), 5), primary)
+    return _failed_over(stack, kill(stack, [primary], failover(stack.settings), 5), primary)
 
 
 @fault(
@@ -58,13 +58,13 @@ def _primary_kill(stack: Stack, _rng: random.Random) -> Plan:
     "standard soak",
 )
 def _primary_crash(stack: Stack, _rng: random.Random) -> Plan:
-    return crash(stack, [stack.primary()], failover(stack.settings()))
+    return crash(stack, [stack.primary()], failover(stack.settings))
 
 
 @fault("redis-primary-pause", "freeze the Redis primary for 15 s", "redis sentinel", "standard soak")
 def _primary_pause(stack: Stack, _rng: random.Random) -> Plan:
     primary = stack.primary()
-    return _failed_over(stack, pause(stack, [primary], failover(stack.settings()), 15), primary)
+    return _failed_over(stack, pause(stack, [primary], failover(stack.settings), 15), primary)
 
 
 @fault(
@@ -77,12 +77,12 @@ def _primary_isolate(stack: Stack, rng: random.Random) -> Plan:
     primary = stack.primary()
     peers = [*replicas(stack, rng), *stack.tier("sentinel")]
     rules = {primary.name: both_ways(*peers)}
-    return _failed_over(stack, partition(stack, rules, failover(stack.settings()), 15), primary)
+    return _failed_over(stack, partition(stack, rules, failover(stack.settings), 15), primary)
 
 
 @fault("redis-replicas-kill", "kill both replicas: the primary must refuse writes", "redis sentinel", "standard")
 def _replicas_kill(stack: Stack, rng: random.Random) -> Plan:
-    s = stack.settings()
+    s = stack.settings
     total = 5 + s.redis_timeout + SLACK
     bound = Bound(
         "results", total, "heal", f"a replica follows again 5 + a client's next try {s.redis_timeout:g} + {SLACK}"
@@ -93,7 +93,7 @@ def _replicas_kill(stack: Stack, rng: random.Random) -> Plan:
 @fault("sentinel-kill", "kill a Sentinel, then the Redis primary", "redis sentinel", "standard soak")
 def _sentinel_kill(stack: Stack, rng: random.Random) -> Plan:
     primary, sentinel = stack.primary(), rng.choice(stack.tier("sentinel"))
-    return _failed_over(stack, kill(stack, [sentinel, primary], failover(stack.settings()), 5), primary)
+    return _failed_over(stack, kill(stack, [sentinel, primary], failover(stack.settings), 5), primary)
 
 
 @fault(

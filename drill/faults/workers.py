@@ -71,7 +71,7 @@ def _all(stack: Stack, _rng: random.Random) -> Plan:
 
 @fault("worker-pause", "freeze a worker host for longer than its connections live", "worker", "standard soak")
 def _pause(stack: Stack, rng: random.Random) -> Plan:
-    hold = 2.5 * stack.settings().heartbeat
+    hold = 2.5 * stack.settings.heartbeat
     return pause(stack, [rng.choice(stack.tier("worker"))], others_go_on(), hold)
 
 
@@ -139,7 +139,7 @@ def _unroutable(stack: Stack, _rng: random.Random) -> Plan:
     "standard soak",
 )
 def _everything(stack: Stack, rng: random.Random) -> Plan:
-    s: Settings = stack.settings()
+    s: Settings = stack.settings
     tiers = ("rabbit", "redis", "sentinel", "worker", "beat")
     nodes = [rng.choice(stack.tier(tier)) for tier in tiers]
     frozen: list[Node] = [node for node in nodes if rng.random() < 0.3]

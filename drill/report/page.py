@@ -53,13 +53,16 @@ STYLE = """
 main{max-width:1080px;margin:auto;padding:1.2rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .6rem}
 .verdict{border-left:6px solid;padding:.6rem 1rem;background:var(--card);margin:1rem 0}.verdict p{margin:.2rem 0}
 .pass{border-color:var(--good)}.fail{border-color:var(--bad)}.inconclusive{border-color:var(--warn)}
-.word{font-size:1.3rem;font-weight:700}.pass .word,.ok{color:var(--good)}.fail .word,.no{color:var(--bad);font-weight:700}
+.word{font-size:1.3rem;font-weight:700}.pass .word,.ok{color:var(--good)}.fail .word,.no{color:var(--bad)}
+.no{font-weight:700}
 .inconclusive .word,.slow{color:var(--warn)}.soft{color:var(--soft)}
 .counts{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:.5rem}
-.counts div{background:var(--card);padding:.5rem .7rem}.counts b{font-size:1.25rem;display:block;font-variant-numeric:tabular-nums}
+.counts div{background:var(--card);padding:.5rem .7rem}
+.counts b{font-size:1.25rem;display:block;font-variant-numeric:tabular-nums}
 .counts span{font-size:.82rem;color:var(--soft)}.scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{padding:.35rem .6rem;text-align:left;vertical-align:top;
-border-bottom:1px solid var(--line)}th{font-weight:600;white-space:nowrap}td.n{text-align:right;font-variant-numeric:tabular-nums}
+border-bottom:1px solid var(--line)}th{font-weight:600;white-space:nowrap}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
 svg{width:100%;min-width:640px;height:auto;display:block}svg text{fill:var(--soft);font:11px system-ui,sans-serif}
 .axis{stroke:var(--line)}.shade{fill:var(--shade);opacity:.28}.shade:hover{opacity:.5}.curve{fill:none;stroke-width:1.4}
 .mark{fill:var(--ink);font-weight:600}
@@ -82,8 +85,7 @@ def render(content: dict[str, Any], history: History) -> str:
         f"<p>{escape(_bounds(content['loss_bound']))}</p></div>",
         "<h2>Tasks</h2>",
         _counts(content["counts"]),
-        '<h2>Timeline</h2><p class="soft">Shaded: a fault holds, from its start to its healing. Its number is that of '
-        "the table.</p>",
+        '<h2>Timeline</h2><p class="soft">Shaded: from the start of a fault to its healing.</p>',
         f'<div class="scroll">{_timeline(history)}</div>',
         "<h2>Faults</h2>",
         f'<div class="scroll">{_faults(content["faults"])}</div>',
@@ -134,7 +136,7 @@ def _timeline(history: History) -> str:
         ("waiting in queues", depth, "three"),
     ]
     drawn = [
-        _strip(title, points, colour, top * (HEIGHT + 24) + 16, start, end)
+        _strip(title, [(_x(at, start, end), value) for at, value in points], colour, top * (HEIGHT + 24) + 16)
         for top, (title, points, colour) in enumerate(strips)
     ]
     total = len(strips) * (HEIGHT + 24) + 16
@@ -152,20 +154,18 @@ def _timeline(history: History) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {total}" role="img">{"".join(shades)}{"".join(drawn)}{seconds}</svg>'
 
 
-def _strip(title: str, points: Sequence[tuple[float, float]], colour: str, top: float, start: float, end: float) -> str:
+def _strip(title: str, points: Sequence[tuple[float, float]], colour: str, top: float) -> str:
     """Return one curve with its axis.
 
     Args:
         title: of the strip.
-        points: Unix time and value.
+        points: place from the left, and value.
         colour: name of the style.
         top: distance from the top of the picture.
-        start: Unix time of the left end.
-        end: of the right end.
     """
     highest = max((value for _, value in points), default=0) or 1
     bottom = top + HEIGHT
-    path = " ".join(f"{_x(at, start, end):.1f},{bottom - value / highest * (HEIGHT - 14):.1f}" for at, value in points)
+    path = " ".join(f"{x:.1f},{bottom - value / highest * (HEIGHT - 14):.1f}" for x, value in points)
     return (
         f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{bottom}" y2="{bottom}"/>'
         f'<text x="0" y="{top + 18}">{highest:g}</text><text x="0" y="{bottom}">0</text>'
@@ -201,22 +201,24 @@ def _faults(faults: list[dict[str, Any]]) -> str:
         bad = sum(number for name, number in fault["bad"].items() if name != "recovered")
         problem = f'<br><span class="no">{escape(fault["problem"])}</span>' if fault["problem"] else ""
         proof = escape(fault["proof"]) or '<span class="no">not proven</span>'
-        rows.append(
-            f"<tr><td>{escape(fault['key'].replace('-', ' ', 1))}</td><td>{escape(', '.join(fault['targets']))}</td>"
-            f'<td>{proof}{problem}</td><td class="n">{fault["tasks"]}</td><td class="n">{fault["bad"]["recovered"]}</td>'
-            f'<td class="n">{fault["extra"]} / {fault["exposed"]}</td>'
-            f'<td class="n {"no" if bad else "ok"}">{bad}</td><td>{_gaps(fault["timings"])}</td></tr>'
-        )
-    cells = "".join(f"<th>{name}</th>" for name in head.split(","))
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        cells = [
+            f"<td>{escape(fault['key'].replace('-', ' ', 1))}</td><td>{escape(', '.join(fault['targets']))}</td>",
+            f'<td>{proof}{problem}</td><td class="n">{fault["tasks"]}</td>',
+            f'<td class="n">{fault["bad"]["recovered"]}</td>',
+            f'<td class="n">{fault["extra"]} / {fault["exposed"]}</td>',
+            f'<td class="n {"no" if bad else "ok"}">{bad}</td><td>{_gaps(fault["timings"])}</td>',
+        ]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    names = "".join(f"<th>{name}</th>" for name in head.split(","))
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _gaps(timings: list[dict[str, Any]]) -> str:
-    lines = [
-        f'<span class="{"slow" if t["ratio"] > 1 else "ok"}" title="{escape(t["formula"])}">'
-        f"{t['stream']} {t['gap']:.1f} s ({t['seconds']:.1f} s{' from healing on' if t['since'] == 'heal' else ''})</span>"
-        for t in timings
-    ]
+    lines = []
+    for t in timings:
+        mark, since = "slow" if t["ratio"] > 1 else "ok", " from healing on" if t["since"] == "heal" else ""
+        text = f"{t['stream']} {t['gap']:.1f} s ({t['seconds']:.1f} s{since})"
+        lines.append(f'<span class="{mark}" title="{escape(t["formula"])}">{text}</span>')
     return "<br>".join(lines)
 
 

@@ -1,0 +1,49 @@
+"""The page stands alone and shows what the verdict says."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from drill import checker, report
+from drill.history import Bound
+from drill.tests.unit.test_checker import fault, healthy, lose
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_page_needs_no_network_and_the_json_has_the_counts(tmp_path: Path) -> None:
+    history = healthy(50)
+    history.faults = [fault(bounds=[Bound("publish", 100, "apply", "a <formula>")])]
+    history.samples = [{"at": 1.0, "ready": 3, "unacked": 1, "delayed": 0}]
+    history.meta = {"versions": {"RabbitMQ": "4.3.6"}, "options": {"seed": 7, "rate": 20}}
+    report.write(history, checker.judge(history), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"(src|href|url\()\s*=?\s*[\"']?(https?:)?//", page)
+    assert "Nothing was lost" in page
+    assert "4.3.6" in page
+    assert page.count('<rect class="shade"') == 1
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert (content["verdict"], content["counts"]["acknowledged"], content["counts"]["lost"]) == ("pass", 50, 0)
+    assert content["faults"][0]["timings"][0]["ratio"] < 1
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_a_loss_is_in_the_headline(tmp_path: Path, drained: bool) -> None:
+    history = healthy()
+    history.drained = drained
+    lose(history)
+    report.write(history, checker.judge(history), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert ("The promise was broken" if drained else "This run proves nothing") in page
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    history = healthy()
+    history.faults = [fault(problem="<script>alert(1)</script>")]
+    report.write(history, checker.judge(history), tmp_path)
+    assert "<script>" not in (tmp_path / "report.html").read_text()
