@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, override
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import states
-from celery.exceptions import Reject
+from celery.exceptions import InvalidTaskError, Reject
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
@@ -47,6 +47,13 @@ class Request(CeleryRequest):
     """
 
     acknowledged: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        limits = self.time_limits
+        if len(limits) != 2 or not all(limit is None or isinstance(limit, int | float) for limit in limits):
+            # found later, in the pool, it would cost the worker the slot that was taken for the task
+            raise InvalidTaskError(f"invalid time limits {limits!r}: two numbers of seconds, or null, are allowed")
 
     def put_back(self, hold: float = HOLD) -> None:
         """Return the message to its queue after ``hold`` seconds, without counting it as a failed delivery."""

@@ -1,0 +1,50 @@
+"""Fixtures of the tests that need the running stack; without an engine they fail, they never skip."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .hook import Hook
+from .rig import Rig
+from .stack import Stack, read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOW_TO_GET_ONE = "run `make up` (on Debian or Ubuntu as root it installs Docker and Compose itself)"
+
+
+@pytest.fixture(scope="session")
+def stack() -> Stack:
+    """The local stack, checked to be up."""
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
+    ):
+        pytest.fail(f"found no running Docker engine; these tests need one: {HOW_TO_GET_ONE}")
+    stack = Stack(read_settings())
+    if not stack.container("rabbit1"):
+        pytest.fail(f"found Docker, but the local stack is not up; next step: {HOW_TO_GET_ONE}")
+    return stack
+
+
+@pytest.fixture
+def hook(stack: Stack, tmp_path: Path) -> Hook:
+    """A path of the receiver for this test alone."""
+    return Hook(stack, tmp_path)
+
+
+@pytest.fixture
+def rig(stack: Stack, tmp_path: Path) -> Iterator[Rig]:
+    """A scratch queue on the cluster, for workers of the test's own."""
+    rig = Rig(stack, tmp_path)
+    rig.declare()
+    try:
+        yield rig
+    finally:
+        rig.remove()
