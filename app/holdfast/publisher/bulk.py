@@ -49,7 +49,7 @@ class Outcome:
 class _Flight(Pending):
     """A message of a bulk publish."""
 
-    __slots__ = ("attempts", "due", "end", "index", "limits", "link", "maybe", "node", "turn")
+    __slots__ = ("attempts", "declared", "due", "end", "index", "limits", "link", "maybe", "node", "turn")
 
     def __init__(self, index: int, wire: Wire, end: float) -> None:
         super().__init__(wire)
@@ -60,6 +60,7 @@ class _Flight(Pending):
         self.turn = 0
         self.node = 0
         self.maybe = False
+        self.declared = False
         self.link: Link | None = None
         self.limits: Limits
 
@@ -170,7 +171,10 @@ class Pipeline:
             yield Outcome(flight.index, flight.wire.task_id)
             return
         turn = self._publisher.next_turn(error, flight.node, flight.turn)
-        if error.retryable and flight.prepare(error, self._policy.pause(flight.attempts), turn):
+        again = error.retryable
+        if not again and not flight.declared:
+            again = flight.declared = self._publisher.declare(error, flight.node, flight.wire, flight.limits)
+        if again and flight.prepare(error, self._policy.pause(flight.attempts), turn):
             self._again.append(flight)
             return
         final = error.about(flight.wire.task_id, maybe_published=flight.maybe)

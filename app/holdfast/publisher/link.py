@@ -204,7 +204,7 @@ class Link:
                     self._receive()
                 self._flush()
         except (OSError, AMQPError, OutOfOrderError) as exc:
-            self._fail(_classify(exc))
+            self._fail(classify(exc))
         except BaseException:  # a signal handler raised (soft time limit, Ctrl-C) in the middle of a frame
             self._fail(Disconnected("publishing was interrupted"))
             raise
@@ -300,7 +300,7 @@ class Link:
                     pass
 
 
-def _classify(exc: Exception) -> NotAcknowledged:
+def classify(exc: Exception) -> NotAcknowledged:
     """Translate what ended the link."""
     code = getattr(exc, "reply_code", None)
     text = getattr(exc, "reply_text", None) or repr(exc)

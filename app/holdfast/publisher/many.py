@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.publisher.bulk import WINDOW, Outcome, Pipeline
-from holdfast.publisher.seam import Collector, DurableAMQP
+from holdfast.publisher.seam import DurableAMQP, collecting
 from holdfast.publisher.template import Templates
 
 if TYPE_CHECKING:
@@ -52,19 +52,19 @@ def iter_publish(
         )
     if amqp.producer_pool.connections.connection.transport.driver_type != "amqp":
         raise TypeError("publish_many needs confirms, which only AMQP brokers give; publish one by one on this broker")
-    return Pipeline(amqp.publisher(), window, deadline).run(_wires(app, amqp, signatures))
+    return Pipeline(amqp.publisher(), window, deadline).run(_wires(app, signatures))
 
 
-def _wires(app: Celery, amqp: DurableAMQP, signatures: Iterable[Signature[Any]]) -> Iterator[Wire | Exception]:
+def _wires(app: Celery, signatures: Iterable[Signature[Any]]) -> Iterator[Wire | Exception]:
     templates = Templates(app)
     for signature in signatures:
         try:
-            yield from _messages(app, amqp, templates, signature)
+            yield from _messages(app, templates, signature)
         except Exception as error:  # noqa: BLE001 - becomes the outcome of this signature; the others go on
             yield error
 
 
-def _messages(app: Celery, amqp: DurableAMQP, templates: Templates, signature: Signature[Any]) -> Iterator[Wire]:
+def _messages(app: Celery, templates: Templates, signature: Signature[Any]) -> Iterator[Wire]:
     key = templates.key(signature)
     wire = templates.fill(key, signature) if key is not None else None
     if wire is not None:
@@ -73,9 +73,9 @@ def _messages(app: Celery, amqp: DurableAMQP, templates: Templates, signature: S
             cast("Any", parent).add_trail(app.AsyncResult(cast("str", wire.task_id)))
         yield wire
         return
-    with Collector(amqp) as collector:
-        cast("Any", signature).apply_async(producer=collector)
+    with collecting() as messages:
+        cast("Any", signature).apply_async()
     if key is not None:
-        templates.learn(key, signature, collector.messages[0])
-    for message in collector.messages:
+        templates.learn(key, signature, messages[0])
+    for message in messages:
         yield message.encode()

@@ -8,14 +8,18 @@ import threading
 import weakref
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import AMQPError
 from kombu.connection import failover_strategies  # type: ignore[attr-defined]  # missing in the stubs
 
+from holdfast.publisher import transport
 from holdfast.publisher.errors import TimedOut
-from holdfast.publisher.link import Link, Pending
+from holdfast.publisher.link import Link, Pending, classify
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kombu import Connection
 
     from holdfast.publisher.message import Wire
@@ -31,6 +35,7 @@ class Nodes:
     """
 
     def __init__(self, connection: Connection, timeout: float) -> None:
+        transport.register()  # a declaration must end, too
         self._connections = [_one(connection, url) for url in connection.alt] or [connection.clone()]
         self._timeout = timeout
         self._links: list[Link | None]
@@ -97,6 +102,27 @@ class Nodes:
             self._spare.wait(pending, limits)
         if pending.error is not None:
             raise pending.error
+
+    def declare(self, node: int, entities: Iterable[Any], limits: Limits) -> None:
+        """Declare exchanges and queues, on a connection of their own.
+
+        Args:
+            node: as returned by :meth:`pick`.
+            entities: kombu exchanges and queues.
+            limits: when to stop waiting.
+
+        Raises:
+            NotAcknowledged: the kind says why it failed.
+        """
+        connection = self._connections[node].clone(connect_timeout=self._timeout)
+        try:
+            raw: Any = connection.transport.establish_connection()
+            with transport.bounded(raw, limits.until):
+                for entity in entities:
+                    entity(raw.channel()).declare()
+                raw.close()
+        except (OSError, AMQPError) as exc:
+            raise classify(exc) from exc
 
     def close(self) -> None:
         """Close every link in good order."""

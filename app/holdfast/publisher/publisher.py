@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.publisher.bulk import WINDOW, Outcome, Pipeline
 from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused, Unroutable
@@ -33,12 +33,15 @@ class Publisher:
         connection: a kombu AMQP connection with all nodes in its URL; it is never connected itself.
         policy: deadlines and back-off.
         fallback: where a message goes that is not acknowledged within its deadline, for reasons that may pass.
+
+    Attributes:
+        topology: by exchange and routing key, the kombu entities to declare when the broker finds a message unroutable.
     """
 
     def __init__(self, connection: Connection, policy: Policy, fallback: Fallback | None = None) -> None:
         self.policy = policy
         self.fallback = fallback
-        self.declared: set[int] = set()  # hashes of the entities that were declared for earlier messages
+        self.topology: dict[tuple[str, str], list[Any]] = {}
         self.nodes = Nodes(connection, policy.connect)
         atexit.register(self.close)
 
@@ -59,8 +62,6 @@ class Publisher:
         try:
             self._publish(wire, deadline)
         except NotAcknowledged as error:
-            if isinstance(error, Unroutable):
-                self.declared.clear()  # a queue is gone: an app that declares its own does it again
             if not self.store(wire, error):
                 raise
             return False
@@ -115,6 +116,28 @@ class Publisher:
             task_id=wire.task_id,
         )
 
+    def declare(self, error: NotAcknowledged, node: int, wire: Wire, limits: Limits) -> bool:
+        """Declare the queue of an unroutable message, for an app whose topology is not provisioned on the broker.
+
+        Args:
+            error: how publishing it ended.
+            node: where to declare.
+            wire: the message.
+            limits: when to stop waiting.
+
+        Returns:
+            True when the message is worth another attempt.
+        """
+        entities = self.topology.get((wire.exchange, wire.routing_key))
+        if not entities or not isinstance(error, Unroutable):
+            return False
+        try:
+            self.nodes.declare(node, entities, limits)
+        except NotAcknowledged:
+            logger.exception("task %s: its queue is missing and cannot be declared", wire.task_id)
+            return False
+        return True
+
     def next_turn(self, error: NotAcknowledged, node: int, turn: int) -> int:
         """Return how many places after the preferred node the next attempt goes, and stop preferring a failed node.
 
@@ -136,7 +159,7 @@ class Publisher:
         refused = self.refusal(wire)
         if refused is not None:
             raise refused
-        turn, alone = 0, False
+        turn, alone, declared = 0, False, False
         failure: NotAcknowledged | None = None
         for limits in self.policy.attempts(deadline):
             node = self.nodes.pick(turn)
@@ -148,7 +171,10 @@ class Publisher:
             except NotAcknowledged as error:
                 failure = error.about(wire.task_id, maybe_published=failure is not None and failure.maybe_published)
                 if not error.retryable:
-                    break
+                    if declared or not self.declare(error, node, wire, limits):
+                        break
+                    declared = True
+                    continue
                 alone = isinstance(error, Suspected)
                 turn = self.next_turn(error, node, turn)
             else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from celery.backends.base import KeyValueStoreBackend
+from celery.backends.base import BaseKeyValueStoreBackend
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -36,6 +36,6 @@ def detach_results(app: Celery) -> None:
 
 
 def _detach(backend: Any) -> Any:
-    if isinstance(backend, KeyValueStoreBackend):  # the rpc backend declares its queue there, and on the broker
+    if isinstance(backend, BaseKeyValueStoreBackend):  # the rpc backend declares its queue there, and on the broker
         vars(backend)["on_task_call"] = lambda _producer, _task_id: None
     return backend

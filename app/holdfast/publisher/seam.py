@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
@@ -15,11 +17,12 @@ from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from celery import Celery
     from kombu import Connection
 
+_collected: ContextVar[list[Message] | None] = ContextVar("holdfast_collected", default=None)
 _encoder: Any = Producer(cast("Connection", None))  # kombu's serialisation and compression, without a channel
 
 
@@ -69,8 +72,7 @@ class DurableAMQP(AMQP):
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             options["retry"] = False  # Celery would repeat the whole publish, deadline included
-            stand_in = producer if isinstance(producer, Collector) else TaskProducer(self, producer)
-            return stock(stand_in, name, message, **options)
+            return stock(TaskProducer(self, producer), name, message, **options)
 
         return send_task_message
 
@@ -96,38 +98,30 @@ class TaskProducer:
         if "correlation_id" not in options or self.connection.transport.driver_type != "amqp":
             return self._producer.publish(body, **options)
         publisher = self._amqp.publisher(self.connection)
-        for entity in options.pop("declare", None) or ():
-            if not entity.no_declare and hash(entity) not in publisher.declared:
-                self._producer.maybe_declare(entity, retry=True, **options["retry_policy"])
-                publisher.declared.add(hash(entity))
+        declare = options.pop("declare", None) or ()
         deadline = options.pop("confirm_timeout", None) or options.pop("timeout", None)
-        return self.send(publisher, prepare(body, **options), deadline)
-
-    def send(self, publisher: Publisher, message: Message, deadline: float | None) -> object:
-        """Publish the message that Celery built, within ``deadline`` seconds."""
-        return publisher.publish(message, deadline)
-
-
-class Collector(TaskProducer):
-    """Collects the messages that Celery builds instead of publishing them; ``messages`` has them."""
-
-    def __init__(self, amqp: DurableAMQP) -> None:
-        super().__init__(amqp, amqp.producer_pool.acquire(block=True))
-        self.messages: list[Message] = []
-
-    def send(self, publisher: Publisher, message: Message, deadline: float | None) -> object:  # noqa: ARG002 - as above
-        """Keep the message."""
-        self.messages.append(message)
+        message = prepare(body, **options)
+        publisher.topology[message.exchange, message.routing_key] = [e for e in declare if not e.no_declare]
+        collected = _collected.get()
+        if collected is None:
+            return publisher.publish(message, deadline)
+        collected.append(message)
         return None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._producer, name)
 
-    def __enter__(self) -> Collector:
-        return self
+@contextmanager
+def collecting() -> Iterator[list[Message]]:
+    """Collect the task messages that this thread would publish inside the block, instead of publishing them.
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._producer.__exit__(*exc_info)
+    Returns:
+        The list that they are appended to.
+    """
+    messages: list[Message] = []
+    token = _collected.set(messages)
+    try:
+        yield messages
+    finally:
+        _collected.reset(token)
 
 
 def prepare(

@@ -7,6 +7,7 @@ failover hangs in closing the channel of a frozen node and never tries the next 
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,27 @@ from kombu.transport import TRANSPORT_ALIASES, pyamqp
 from holdfast.publisher.confirms import Confirms, OutOfOrderError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ANSWER = 15.0  # seconds for a synchronous answer; a declaration may wait for the election of a leader
 CLOSE = 2.0  # seconds for the answer to a close: it decides nothing any more
 CONFIRM = 10.0  # seconds for a confirm when the caller names no limit
 _CLOSING = (spec.Channel.CloseOk, spec.Connection.CloseOk)
+
+
+@contextmanager
+def bounded(connection: Connection, until: float) -> Iterator[None]:
+    """Limit every wait on a connection inside the block.
+
+    Args:
+        connection: one of this module's connections.
+        until: ``time.monotonic()`` value after which :class:`TimeoutError` is raised.
+    """
+    outer, connection.until = connection.until, min(connection.until, until)
+    try:
+        yield
+    finally:
+        connection.until = outer
 
 
 class _Bounded:
@@ -47,11 +63,8 @@ class _Bounded:
         limit = timeout or (CLOSE if method in _CLOSING else ANSWER)
         if connection is None:
             raise RecoverableConnectionError("connection already closed")
-        outer, connection.until = connection.until, min(connection.until, monotonic() + limit)
-        try:
+        with bounded(connection, monotonic() + limit):
             return super().wait(method, callback=callback, returns_tuple=returns_tuple)  # type: ignore[misc]  # mixin
-        finally:
-            connection.until = outer
 
 
 class Channel(_Bounded, pyamqp.Channel):

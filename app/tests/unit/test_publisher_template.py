@@ -1,0 +1,210 @@
+"""A message made by template is the one that stock Celery sends, field by field; what cannot be is built by Celery."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery, Task, chain, chord, group, signals
+from celery.utils.saferepr import saferepr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kombu import Exchange, Producer, Queue
+
+from holdfast.publisher import install
+from holdfast.publisher.many import _wires
+from holdfast.publisher.message import Message
+from holdfast.publisher.template import Templates, plain_repr
+
+if TYPE_CHECKING:
+    from celery.canvas import Signature
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30)
+values = st.recursive(
+    plain,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def make_app(**changes: Any) -> Celery:
+    app = Celery("publishers", broker="amqp://nobody@127.0.0.1:1//", backend="cache+memory://", set_as_current=False)
+    app.conf.update(
+        task_queues=[
+            Queue(name, Exchange("tasks", type="topic", no_declare=True), routing_key=name, no_declare=True)
+            for name in ("default", "critical")
+        ],
+        task_default_queue="default",
+        task_default_exchange="tasks",
+        task_default_exchange_type="topic",
+        task_default_routing_key="default",
+        **changes,
+    )
+
+    @app.task(name="add", shared=False)
+    def add(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    @app.task(name="pair", ignore_result=True, shared=False)
+    def pair(x: int, y: int = 2) -> None:
+        pass
+
+    return app
+
+
+class _Capture(Producer):
+    """A stock kombu producer that keeps what it would put on the wire."""
+
+    def _publish(self, body: Any, *sent: Any) -> None:  # type: ignore[override]  # as kombu calls it
+        priority, content_type, content_encoding, headers, properties, routing_key, _, _, exchange = sent[:9]
+        raw = body if isinstance(body, bytes) else body.encode(content_encoding)
+        self.found = Message(
+            exchange, routing_key, raw, content_type, content_encoding, headers, {"priority": priority, **properties}
+        )
+
+
+def stock(signature: Signature[Any], app: Celery) -> Message:
+    """What Celery without this package sends for a signature."""
+    capture = _Capture(app.connection_for_write(), auto_declare=False)
+    app.tasks[str(signature.task)].apply_async(
+        signature.args, signature.kwargs, producer=capture, reply_to=OURS.thread_oid, **signature.options
+    )
+    return capture.found
+
+
+def ours(app: Celery, *signatures: Signature[Any]) -> list[Message]:
+    """What publish_many sends for signatures."""
+    found: list[Any] = list(_wires(app, signatures))
+    return [Message.decode(wire) for wire in found]
+
+
+STOCK = make_app()
+OURS = make_app()
+install(OURS)
+
+
+@settings(deadline=None, max_examples=200)
+@given(args=st.lists(values, max_size=4), kwargs=st.dictionaries(st.text(max_size=8), values, max_size=3))
+def test_a_template_gives_the_message_of_stock_celery(args: list[Any], kwargs: dict[str, Any]) -> None:
+    first = OURS.tasks["add"].s(0).set(task_id="a" * 36)
+    signature = OURS.tasks["add"].s(*args, **kwargs).set(task_id="b" * 36)
+    _, message = ours(OURS, first, signature)
+    assert message.encode() == stock(signature, STOCK).encode()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"queue": "critical"},
+        {"priority": 7},
+        {"exchange": "tasks", "routing_key": "critical"},
+        {"time_limit": 10, "soft_time_limit": 5},
+        {"ignore_result": True},
+        {"task_id": "an id of another length"},
+        {"headers": {"tenant": "t1"}},
+        {"serializer": "yaml"},
+        {"compression": "zlib"},
+        {"shadow": "other name"},
+        {"expires": datetime(2030, 1, 1, tzinfo=UTC)},
+        {"link": []},
+        {"group_id": "g", "group_index": 3},
+    ],
+    ids=str,
+)
+def test_options_give_the_message_of_stock_celery(options: dict[str, Any]) -> None:
+    pairs = [OURS.tasks["pair"].s(n).set(**({"task_id": f"id {n}"} | options)) for n in range(3)]
+    expected = [stock(signature, STOCK) for signature in pairs]
+    found = ours(OURS, *pairs)
+    for message, wanted in zip(found, expected, strict=True):
+        if "expires" in options:  # the seconds left to it pass between the two
+            message.properties.pop("expiration")
+            wanted.properties.pop("expiration")
+        assert message.encode() == wanted.encode()
+
+
+def test_a_template_is_really_used() -> None:
+    templates = Templates(OURS)
+    signature = OURS.tasks["pair"].s(1)
+    key = templates.key(signature)
+    assert key is not None
+    assert templates.fill(key, signature) is None
+    (message,) = ours(OURS, signature)
+    templates.learn(key, signature, message)
+    assert templates.fill(key, signature) is not None
+
+
+def test_wrong_arguments_become_the_outcome_of_their_signature_alone() -> None:
+    found = list(_wires(OURS, [OURS.tasks["pair"].s(n, n, n) if n == 1 else OURS.tasks["pair"].s(n) for n in range(3)]))
+    assert [type(each).__name__ for each in found] == ["Wire", "TypeError", "Wire"]
+
+
+def test_groups_chains_and_chords_become_their_messages() -> None:
+    pair = OURS.tasks["pair"]
+    assert len(ours(OURS, group(pair.s(n) for n in range(3)))) == 3
+    (first,) = ours(OURS, chain(pair.s(1), pair.si(2)))
+    assert b'"chain": [{"task": "pair"' in first.body
+    header = ours(OURS, chord([pair.s(1)], pair.si(2)))
+    assert [message.headers["task"] for message in header] == ["pair"]
+
+
+@pytest.mark.parametrize("option", ["countdown", "eta", "link", "link_error", "headers", "chord", "stamped_headers"])
+def test_options_that_make_each_message_different_are_left_to_celery(option: str) -> None:
+    assert Templates(OURS).key(OURS.tasks["pair"].s(1).set(**{option: 1})) is None
+
+
+def test_a_task_that_publishes_in_its_own_way_is_left_to_celery() -> None:
+    app = make_app()
+    install(app)
+
+    class Own(Task):  # type: ignore[type-arg]  # a bare base class, as applications write it
+        def apply_async(self, *args: Any, **options: Any) -> Any:
+            return super().apply_async(*args, **options)
+
+    @app.task(base=Own, name="own", shared=False)
+    def own() -> None:
+        pass
+
+    assert Templates(app).key(own.s()) is None
+
+
+def test_a_router_that_may_look_at_arguments_is_asked_each_time() -> None:
+    def by_argument(_name: str, args: Any, _kwargs: Any, _options: Any, **_: Any) -> dict[str, str]:
+        return {"queue": "critical" if args[0] else "default"}
+
+    app = make_app(task_routes=(by_argument,))
+    install(app)
+    assert [m.routing_key for m in ours(app, *(app.tasks["pair"].s(n) for n in (0, 1, 0)))] == [
+        "default",
+        "critical",
+        "default",
+    ]
+
+
+def test_signal_receivers_see_every_message() -> None:
+    seen: list[str] = []
+
+    def note(headers: dict[str, Any], **_: Any) -> None:
+        seen.append(headers["id"])
+
+    signals.before_task_publish.connect(note)
+    try:
+        messages = ours(OURS, *(OURS.tasks["pair"].s(n) for n in range(3)))
+    finally:
+        signals.before_task_publish.disconnect(note)
+    assert seen == [message.task_id for message in messages]
+
+
+@given(
+    st.lists(values, max_size=4)
+    | st.lists(values, max_size=4).map(tuple)
+    | st.dictionaries(st.text(max_size=8), values, max_size=4)
+)
+def test_printed_arguments_are_those_of_celery(value: Any) -> None:
+    assert plain_repr(value, 1024, 3) == saferepr(value, 1024, maxlevels=3)
+
+
+@given(st.lists(st.text(max_size=2000), max_size=3), st.integers(1, 200))
+def test_long_arguments_are_shortened_as_celery_does(value: list[str], limit: int) -> None:
+    assert plain_repr(value, limit, 3) == saferepr(value, limit, maxlevels=3)
