@@ -211,7 +211,22 @@ def _result(history: History, counts: Counts, flows: dict[str, list[float]], fau
     unanswered = sum(_unanswered(history, i, start, end) for i in mine)
     timings = [Timing(b, gaps.measure(flows[b.stream], fault, b)) for b in fault.bounds] if fault.settled_at else []
     extra = sum(number for i, number in counts.extra.items() if i in mine)
-    return FaultResult(fault, len(mine), bad, extra, fault.unacked + unanswered, timings)
+    exposed = max(fault.unacked, _in_flight(history, start)) + unanswered
+    return FaultResult(fault, len(mine), bad, extra, exposed, timings)
+
+
+def _in_flight(history: History, at: float) -> int:
+    """Count the executions that had begun at a time and were not over: result not stored, or cut and not repeated."""
+    number = 0
+    for task_id, runs in history.runs.items():
+        for run in runs:
+            if run.end is None:
+                later = [other.start for other in runs if other.start > run.start]
+            else:
+                later = [mark for mark in history.stored.get(task_id, ()) if mark > run.end]
+            over = min(later, default=float("inf") if run.end is None else run.end)
+            number += run.start <= at <= over
+    return number
 
 
 def _touched(history: History, task_id: str, start: float, end: float) -> bool:

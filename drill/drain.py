@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from drill.ledger import Writer
     from drill.stack import Stack
 
-QUIET = 4.0  # seconds that everything must have been empty: a message may be on its way between two queues
+QUIET = 7.0  # seconds that everything must have been empty: the broker counts every 5, and delays are chains of queues
 
 
 def wait_empty(stack: Stack, timeout: float, note: Callable[[str], None]) -> list[str]:
