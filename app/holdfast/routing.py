@@ -1,9 +1,9 @@
-"""Where a task goes: the exchange, its queues and the router that gives every publish its safety options."""
+"""Where a task goes: the exchange, its queues and the router."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kombu import Exchange, Queue
 
@@ -32,13 +32,14 @@ def queues(names: Iterable[str]) -> list[Queue]:
 
 @dataclass(frozen=True)
 class Router:
-    """The one entry of ``task_routes``: the only global place for ``confirm_timeout`` and ``mandatory``.
+    """The one entry of ``task_routes``; ``mandatory`` and deadlines are the publisher's business.
 
     A plain ``{"*": {"queue": ...}}`` would send the retry of a task to another queue than the one it came from, and
     ``{"*": {"routing_key": ...}}``, which Celery's page on quorum queues prints, turns every delayed retry into a
     rejected message (celery#9685). So a message that already names its queue or exchange keeps it.
     """
 
+    ignores_arguments: ClassVar[bool] = True  # lets publish_many build the messages of one task by template
     default_queue: str
 
     def __call__(
@@ -55,9 +56,8 @@ class Router:
             options: what the caller chose; Celery has looked up a chosen queue already. The other arguments of a
                 Celery router (the task, its name and arguments) do not matter here.
         """
-        route: dict[str, Any] = {"confirm_timeout": CONFIRM_TIMEOUT, "mandatory": True}
         if options.get("queue"):
-            return route
+            return {}
         if options.get("exchange"):  # a retry: it carries the exchange and key that it arrived with
-            return route | {"exchange_type": "topic"}
-        return route | {"queue": self.default_queue}
+            return {"exchange_type": "topic"}
+        return {"queue": self.default_queue}

@@ -1,4 +1,4 @@
-"""Every publish carries the safety options and goes to the queue that was meant."""
+"""Every publish goes to the queue that was meant."""
 
 from __future__ import annotations
 
@@ -41,20 +41,17 @@ def published(app: Celery, monkeypatch: pytest.MonkeyPatch, **options: Any) -> d
 def test_a_plain_publish_goes_to_the_default_queue(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     options = published(app, monkeypatch)
     assert options["queue"].name == "default"
-    assert (options["mandatory"], options["confirm_timeout"]) == (True, routing.CONFIRM_TIMEOUT)
 
 
 def test_a_chosen_queue_stays(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     options = published(app, monkeypatch, queue="critical")
     assert options["queue"].name == "critical"
-    assert (options["mandatory"], options["confirm_timeout"]) == (True, routing.CONFIRM_TIMEOUT)
 
 
 def test_a_countdown_waits_in_the_broker_and_keeps_its_queue(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     options = published(app, monkeypatch, queue="critical", countdown=3)
     assert options["exchange"].name == "celery_delayed_27"
     assert options["routing_key"] == DELAY_OF_3 + "critical"
-    assert options["mandatory"] is True
 
 
 @pytest.mark.parametrize(
@@ -70,7 +67,6 @@ def test_a_delayed_retry_keeps_the_queue_it_came_from(
     options = published(app, monkeypatch, countdown=3, **arrived)
     assert options["exchange"].name == "celery_delayed_27"
     assert options["routing_key"] == DELAY_OF_3 + "critical"
-    assert (options["mandatory"], options["confirm_timeout"]) == (True, routing.CONFIRM_TIMEOUT)
 
 
 def test_an_immediate_retry_keeps_its_exchange(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
