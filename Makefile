@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up down clean status logs secrets render test lint env
+.PHONY: drill help up down clean status logs secrets render test lint env
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -28,6 +28,9 @@ render: env ## write compose/config from the templates (INVENTORY=yours OUT=dir:
 
 test: ## everything that proves this checkout: checks, unit tests, the stack broken on purpose
 	@scripts/test
+
+drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)
+	@.venv/bin/python -m drill run --set $(or $(SET),standard)
 
 lint: env ## the static checks alone
 	@scripts/lint

@@ -56,12 +56,12 @@ main{max-width:1080px;margin:auto;padding:1.2rem}h1{font-size:1.5rem;margin:0}h2
 .word{font-size:1.3rem;font-weight:700}.pass .word,.ok{color:var(--good)}.fail .word,.no{color:var(--bad)}
 .no{font-weight:700}
 .inconclusive .word,.slow{color:var(--warn)}.soft{color:var(--soft)}
-.counts{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:.5rem}
-.counts div{background:var(--card);padding:.5rem .7rem}
+.counts{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:.5rem}
+.counts div{background:var(--card);padding:.5rem .7rem;font-weight:600}
 .counts b{font-size:1.25rem;display:block;font-variant-numeric:tabular-nums}
-.counts span{font-size:.82rem;color:var(--soft)}.scroll{overflow-x:auto}
+.counts span{font-size:.82rem;color:var(--soft);display:block;font-weight:400;line-height:1.3}.scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{padding:.35rem .6rem;text-align:left;vertical-align:top;
-border-bottom:1px solid var(--line)}th{font-weight:600;white-space:nowrap}
+border-bottom:1px solid var(--line);min-width:5.5rem}th{font-weight:600;white-space:nowrap}
 td.n{text-align:right;font-variant-numeric:tabular-nums}
 svg{width:100%;min-width:640px;height:auto;display:block}svg text{fill:var(--soft);font:11px system-ui,sans-serif}
 .axis{stroke:var(--line)}.shade{fill:var(--shade);opacity:.28}.shade:hover{opacity:.5}.curve{fill:none;stroke-width:1.4}
@@ -109,16 +109,17 @@ def _subtitle(content: dict[str, Any]) -> str:
 def _bounds(bounds: dict[str, float | None]) -> str:
     if bounds["per_task"] is None:
         return "No statistical bound: it holds for a run that passed."
-    faults = f", and fewer than {bounds['per_fault']:.2g} of all faults lose one" if bounds["per_fault"] else ""
+    per_fault = bounds["per_fault"]  # says something from a dozen faults on
+    faults = f", and fewer than {per_fault:.2g} of all faults lose one" if per_fault and per_fault < 0.3 else ""
     return f"With 95% confidence fewer than {bounds['per_task']:.2g} of all tasks are lost{faults} (3/N)."
 
 
 def _counts(counts: dict[str, int]) -> str:
     cells = []
-    for name, meaning in WORDS.items():
+    for name, meaning in sorted(WORDS.items(), key=lambda entry: entry[0] not in MUST_BE_ZERO):
         mark = ("ok" if counts[name] == 0 else "no") if name in MUST_BE_ZERO else ""
-        title = f"{name.replace('_', ' ')}: {meaning}"
-        cells.append(f'<div><b class="{mark}">{counts[name]:,}</b><span>{escape(title)}</span></div>')
+        title = name.replace("_", " ")
+        cells.append(f'<div><b class="{mark}">{counts[name]:,}</b>{title}<span>{escape(meaning)}</span></div>')
     return f'<div class="counts">{"".join(cells)}</div>'
 
 

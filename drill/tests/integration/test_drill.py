@@ -1,0 +1,92 @@
+"""The drill on the running stack: its smoke set passes, each injector proves what it does, a killed drill is healed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from drill.cli import ROOT, Environment
+from drill.run import Drill, Options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from drill.stack import Stack
+
+pytestmark = pytest.mark.stack
+HERE = Environment("holdfast", ROOT / "compose/secrets", ROOT / "build")
+
+
+def drill(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "drill", *arguments], text=True, stdout=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Stack:
+    return HERE.stack()
+
+
+def test_the_smoke_set_passes() -> None:
+    process = drill("run", "--set", "smoke", "--seed", "1")
+    said, _ = process.communicate(timeout=420)
+    assert process.returncode == 0, said
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["broker-flutter", "broker-bridge", "memory-alarm", "redis-primary-isolate", "worker-parent-kill", "beat-kill"],
+)
+def test_a_fault_is_proven_and_healed(stack: Stack, tmp_path: Path, name: str) -> None:
+    run = Drill(stack, Options(seed=1, calm=0), tmp_path, HERE.journal(), lambda _: None)
+    record = run.inject(f"1-{name}", name, random.Random(1))
+    assert record.problem == ""
+    assert record.proof
+    assert record.healed
+    assert HERE.journal().steps() == []
+
+
+def test_a_drill_killed_in_the_middle_of_a_fault_is_healed(stack: Stack) -> None:
+    process = drill("run", "broker-leader-pause", "--seed", "1")
+    assert stack.wait(lambda: "paused" in stack.target.states().values(), 120)
+    process.kill()
+    process.wait()
+    assert HERE.journal().steps()
+    healing = drill("heal")
+    said, _ = healing.communicate(timeout=200)
+    assert healing.returncode == 0, said
+    assert stack.complaints() == []
+    deadline = time.monotonic() + 40  # a publisher ends the publish that it is in
+    while _publishers() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert _publishers() == []
+
+
+def test_the_report_of_the_last_run_can_be_made_again() -> None:
+    folders = [path.parent for path in HERE.ledgers.glob("*/report.json")]
+    last = max(folders, key=lambda folder: (folder / "report.json").stat().st_mtime)
+    before = json.loads((last / "report.json").read_text())
+    again = drill("report", str(last))
+    again.communicate(timeout=60)
+    assert json.loads((last / "report.json").read_text()) == before
+
+
+def _publishers() -> list[str]:
+    """Return the publisher processes that run."""
+    found = []
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all that is needed
+        if entry.isdecimal():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:  # noqa: PTH123 - as above
+                    command = file.read()
+            except OSError:
+                continue
+            if b"drill.publisher" in command:
+                found.append(entry)
+    return found
