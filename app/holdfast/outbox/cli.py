@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict
 
 import click
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from holdfast.outbox import store
 
@@ -26,12 +26,33 @@ class Group(click.Group):
             ) from error
 
 
+def open_engine(url: str) -> Engine:
+    """Open the database of the outbox.
+
+    Args:
+        url: SQLAlchemy URL.
+
+    Raises:
+        click.BadParameter: it is none, or names another database than PostgreSQL and SQLite.
+    """
+    try:
+        backend = make_url(url).get_backend_name()
+    except ArgumentError:
+        backend = ""
+    if backend not in {"postgresql", "sqlite"}:  # the URL itself is not shown: it holds a password
+        raise click.BadParameter(
+            "The URL of the outbox is of neither form: postgresql+psycopg://user:password@host/name, sqlite:///file"
+        )
+    wait = {"timeout": 30} if backend == "sqlite" else {}  # seconds that a writer waits for another one
+    return create_engine(url, pool_pre_ping=True, connect_args=wait)  # a restarted server costs only a reconnect
+
+
 @click.group(cls=Group)
 @click.option("--database-url", envvar="HOLDFAST_OUTBOX_URL", required=True, help="SQLAlchemy URL of the outbox.")
 @click.pass_context
 def command(context: click.Context, database_url: str) -> None:
     """Look into the outbox; release or discard the rows that were refused too often."""
-    context.obj = create_engine(database_url)
+    context.obj = open_engine(database_url)
 
 
 @command.command()

@@ -15,11 +15,11 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 import click
-from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 
 from holdfast.dead import load_app
 from holdfast.outbox import store
+from holdfast.outbox.cli import open_engine
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.send import sender
 from holdfast.outbox.workflow import Workflow, due_in
@@ -102,8 +102,12 @@ class Relay:
             rows = store.claim(connection, self.batch, self.lease)
         failures: dict[int, store.Failure] = {}
         ready: dict[int, Workflow] = {}
+        away: store.Failure | None = None  # the result store does not answer: it is asked once in a pass, not per row
         for row in rows:
-            opened = self._open(row)
+            opened = _read(row)
+            if isinstance(opened, Workflow) and opened.chords:
+                opened = away or self._announce(opened)
+                away = opened if isinstance(opened, store.Failure) and not opened.refused else away
             if isinstance(opened, Workflow):
                 ready[row.id] = opened
             else:
@@ -117,17 +121,11 @@ class Relay:
         self._settle(rows, failures)
         return Pass(published=len(rows) - len(failures), kept=len(failures))
 
-    def _open(self, row: store.Row) -> Workflow | store.Failure:
-        """Read a row and announce its chords; one bad row must not stop the others."""
-        try:
-            workflow = Workflow.loads(row.workflow)
-            for message in workflow.messages:
-                message.encode()  # fails here, not in the middle of the batch
-        except Exception as error:  # noqa: BLE001 - kept in the row
-            return store.Failure(repr(error), refused=True)
+    def _announce(self, workflow: Workflow) -> Workflow | store.Failure:
+        """Tell the result store about the chords."""
         try:
             workflow.prepare(self.app)
-        except Exception as error:  # noqa: BLE001 - likewise
+        except Exception as error:  # noqa: BLE001 - kept in the row
             return store.Failure(repr(error), refused=isinstance(error, POISON))
         return workflow
 
@@ -142,6 +140,17 @@ class Relay:
         for error, count in Counter(failure.error for failure in failures.values()).items():
             logger.warning("%d rows stay in the outbox: %s", count, error)
             self.metrics.failed.inc(count)
+
+
+def _read(row: store.Row) -> Workflow | store.Failure:
+    """Return what a row holds; one bad row must not stop the others."""
+    try:
+        workflow = Workflow.loads(row.workflow)
+        for message in workflow.messages:
+            message.encode()  # fails here, not in the middle of the batch
+    except Exception as error:  # noqa: BLE001 - kept in the row
+        return store.Failure(repr(error), refused=True)
+    return workflow
 
 
 def _failure(workflow: Workflow, errors: list[Exception | None]) -> store.Failure | None:
@@ -181,12 +190,19 @@ def command(*, path: str, database_url: str, metrics: str, batch: int, lease: fl
     """Publish the tasks that are in the outbox; SIGTERM ends it after the pass that has begun."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = load_app(path)
-    engine = create_engine(database_url, pool_pre_ping=True)  # a restarted database costs a reconnect, not an error
+    # The rows of a chord are tried again by the relay; Celery's own twenty attempts would hold up all others.
+    app.conf.result_backend_transport_options |= {"retry_policy": {"max_retries": 1}}
+    engine = open_engine(database_url)
+    host, _, port = metrics.rpartition(":")
+    if not port.isdecimal():
+        raise click.BadParameter(f"{metrics!r} is no address; allowed is HOST:PORT, for instance 127.0.0.1:9808.")
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     watched = Metrics(engine, patience=2 * lease)
-    host, _, port = metrics.rpartition(":")
-    logger.info("metrics on %s:%d", host, watched.serve(host, int(port)))
+    try:
+        logger.info("metrics on %s:%d", host, watched.serve(host, int(port)))
+    except OSError as error:
+        raise click.ClickException(f"Cannot listen on {metrics}: {error}. Choose another --metrics address.") from error
     Relay(app, engine, sender(app), watched, batch, lease).run(stop, poll)
     logger.info("stopped")

@@ -13,7 +13,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
-from celery import Celery, group
+from celery import Celery, chord, group
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ from holdfast.outbox.table import outbox as table
 from holdfast.outbox.workflow import Workflow
 from holdfast.publisher import Message, Nacked, NotAcknowledged, Refused, TimedOut
 
-from ..outbox_contract import add, add_rows, clear, make_due, relay_over, waiting
+from ..outbox_contract import add, add_rows, app, clear, make_due, relay_over, total, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,10 +103,10 @@ def as_dict(row: store.Row) -> dict[str, object]:
 
 
 def test_a_broker_without_confirms_gets_the_same_messages() -> None:
-    app = Celery("virtual", broker="memory://relay-test", set_as_current=False)
-    app.conf.broker_transport_options = {"polling_interval": 0.01}
+    virtual = Celery("virtual", broker="memory://relay-test", set_as_current=False)
+    virtual.conf.broker_transport_options = {"polling_interval": 0.01}
 
-    @app.task(name="add", shared=False)
+    @virtual.task(name="add", shared=False)
     def task(x: int, y: int) -> int:
         return x + y
 
@@ -115,18 +115,18 @@ def test_a_broker_without_confirms_gets_the_same_messages() -> None:
     with engine.begin() as connection:
         task_id = outbox.enqueue(connection, task.s(1, 2).set(expires=60))
         message = store.claim(connection, 1, lease=1)[0]
-    assert send.sender(app)(Workflow.loads(message.workflow).messages) == [None]
-    with app.connection_for_read() as connection:
-        received = app.amqp.queues["celery"](connection.default_channel).get(no_ack=True)
+    assert send.sender(virtual)(Workflow.loads(message.workflow).messages) == [None]
+    with virtual.connection_for_read() as connection:
+        received = virtual.amqp.queues["celery"](connection.default_channel).get(no_ack=True)
     assert received.headers["id"] == task_id
     assert received.payload[0] == [1, 2]
     assert received.properties["expiration"] == "60000"
 
 
 def test_a_broker_that_is_away_is_no_refusal() -> None:
-    app = Celery("away", broker="redis://127.0.0.1:1/0", set_as_current=False)
-    app.conf.broker_transport_options = {"socket_connect_timeout": 1}
-    (error,) = send.sender(app)([Message("celery", "celery", b"[]", "application/json", "utf-8", {"task": "x"}, {})])
+    away = Celery("away", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    away.conf.broker_transport_options = {"socket_connect_timeout": 1}
+    (error,) = send.sender(away)([Message("celery", "celery", b"[]", "application/json", "utf-8", {"task": "x"}, {})])
     assert isinstance(error, NotAcknowledged)
     assert error.retryable
 
@@ -236,3 +236,41 @@ def test_a_silent_relay_is_unhealthy(engine: Engine) -> None:
     metrics = Metrics(engine, patience=-1)
     port = metrics.serve("127.0.0.1", 0)
     assert get(f"http://127.0.0.1:{port}/healthz")[0] == 503
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--database-url", "mysql://user:secret@host/name"), "neither form: postgresql+psycopg://"),
+        (("--database-url", "nonsense"), "neither form"),
+        (("--database-url", "sqlite://", "--metrics", "here"), "allowed is HOST:PORT"),
+        (("--database-url", "sqlite://", "--metrics", "192.0.2.1:9808"), "Choose another --metrics address"),
+    ],
+)
+def test_wrong_options_are_named_with_what_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "options_app.py").write_text(APP, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["relay", "-A", "options_app", *arguments])
+    assert result.exit_code != 0
+    assert message in " ".join(result.output.split())
+    assert "secret" not in result.output
+
+
+def test_a_silent_result_store_is_asked_once_in_a_pass(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def away(*_: object, **__: object) -> None:
+        asked.append(1)
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(app.backend, "apply_chord", away)
+    with Session(engine) as session, session.begin():
+        for _ in range(3):
+            outbox.enqueue(session, chord([add.s(1, 1)], total.s()))
+        outbox.enqueue(session, add.s(1, 1))
+    done = relay_over(engine, lambda _: None).once()
+    assert (done.published, done.kept, len(asked)) == (1, 3, 1)
+    with engine.connect() as connection:
+        assert set(connection.scalars(select(table.c.refusals))) == {0}, "an outage is no refusal"
