@@ -19,12 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from amqp import Message, spec
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, MessageNacked
 from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
-
-from holdfast.routing import CONFIRM_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
 
     type Connect = Callable[[], AbstractContextManager["Office"]]
 
+CONFIRM_TIMEOUT = 10.0  # seconds; above a leader election, which takes about 3
 REPLAY_HEADER = "holdfast-replay"  # how often an operator has replayed the message; survives Celery's retries
 DEATH_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 DEATH_PROPERTIES = ("expiration",)  # a replayed task must not expire on its way
@@ -175,9 +174,9 @@ def open_office(app: Celery, queue: str) -> Iterator[Office]:
             finally:
                 if channel.is_open:
                     channel.send_method(spec.Basic.Nack, "Lbb", (0, True, True))  # 0 and multiple: all that are left
-        except (AMQPError, OperationalError, OSError) as error:
+        except (AMQPError, MessageNacked, OperationalError, OSError) as error:
             raise click.ClickException(
-                f"The broker says: {error}. What was not reported as done is unchanged."
+                f"The broker says: {error or type(error).__name__}. What was not reported as done is unchanged."
             ) from error
 
 

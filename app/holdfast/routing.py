@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 EXCHANGE = "tasks"
-CONFIRM_TIMEOUT = (
-    10.0  # seconds; above a leader election (about 3): py-amqp takes a late confirm for the next message's
-)
 
 
 def queues(names: Iterable[str]) -> list[Queue]:
