@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: drill help up down clean status logs secrets render test lint env
+.PHONY: bench drill help up down clean status logs secrets render test lint env
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -31,6 +31,9 @@ test: ## everything that proves this checkout: checks, unit tests, the stack bro
 
 drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)
 	@.venv/bin/python -m drill run --set $(or $(SET),standard)
+
+bench: env ## what durability costs on the running stack: ratios as a table and JSON (CASES="group_commit ...")
+	@.venv/bin/python -m bench $(CASES)
 
 lint: env ## the static checks alone
 	@scripts/lint

@@ -1,0 +1,153 @@
+"""``python -m bench``: measure every ratio on the running stack."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import cluster
+from bench.report import Case, table
+from bench.worker import drain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CASES = {
+    # name: numerator, denominator, goal, messages in one measurement
+    "durable_eff": ("publish_many", "raw py-amqp", 0.80, 5000),
+    "durable_eff_pika": ("publish_many", "raw pika", 0.80, 5000),
+    "pipelining_gain": ("publish_many", "stock, confirmed, one by one", 10, 1000),
+    "group_commit": ("layer, 64 callers", "stock, unconfirmed, 64 callers", 0.90, 3200),
+    "group_commit_gain": ("layer, 64 callers", "stock, confirmed, 64 callers", None, 3200),
+    "single_caller": ("layer, one by one", "stock, confirmed, one by one", None, 500),
+    "durable_results": ("result on two disks", "result, stock", None, 500),
+}
+WORKER = Case("late_ack", "worker, late acknowledgement", "worker, early acknowledgement", 0.85)
+WORKER_TASKS = 2000
+
+
+class Client:
+    """A client in a process of its own."""
+
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, "-m", "bench.clients", name]
+        environment = os.environ | cluster.environment()
+        self._child = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self._name = name
+
+    def run(self, count: int) -> float:
+        """Handle ``count`` messages and return the rate per second."""
+        assert self._child.stdin is not None  # noqa: S101 - opened as pipes
+        assert self._child.stdout is not None  # noqa: S101 - as above
+        self._child.stdin.write(f"{count}\n")
+        self._child.stdin.flush()
+        answer = self._child.stdout.readline()
+        if not answer:
+            raise SystemExit(f"the client {self._name!r} ended in the middle of the benchmark; its error stands above")
+        return float(json.loads(answer)["rate"])
+
+    def end(self) -> None:
+        """Stop the process."""
+        self._child.kill()
+        self._child.communicate()
+
+
+def compare(above: Callable[[], float], below: Callable[[], float], pairs: int) -> Iterator[tuple[float, float]]:
+    """Yield pairs of rates in the order A-B-B-A, so that a drift of the machine meets both alike."""
+    for turn in range(pairs):
+        if turn % 2 == 0:
+            first = above()
+            yield first, below()
+        else:
+            second = below()
+            yield above(), second
+
+
+@contextmanager
+def clients(*names: str) -> Iterator[list[Client]]:
+    """Start clients and warm them up; stop them at the end."""
+    with ExitStack() as stack:
+        found = []
+        for name in names:
+            client = Client(name)
+            stack.callback(client.end)
+            client.run(200)
+            found.append(client)
+        yield found
+
+
+def measure(name: str, pairs: int, scale: float) -> Case:
+    """Measure one comparison of :data:`CASES`."""
+    above, below, goal, count = CASES[name]
+    case = Case(name, above, below, goal)
+    count = max(64, int(count * scale))
+    with clients(above, below) as (one, other):
+
+        def fresh(client: Client) -> Callable[[], float]:
+            def rate() -> float:
+                cluster.purge()
+                return client.run(count)
+
+            return rate
+
+        case.pairs += compare(fresh(one), fresh(other), pairs)
+    return case
+
+
+def measure_worker(pairs: int, scale: float) -> Case:
+    """Compare a worker that acknowledges late with one that acknowledges early."""
+    case = Case(WORKER.name, WORKER.above, WORKER.below, WORKER.goal)
+    count = max(200, int(WORKER_TASKS * scale))
+    with clients("publish_many") as (bulk,):
+
+        def rate(*, late: bool) -> float:
+            cluster.purge()
+            return drain(bulk.run, count, late=late)
+
+        case.pairs += compare(lambda: rate(late=True), lambda: rate(late=False), pairs)
+    return case
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help=f"some of: {', '.join([*CASES, WORKER.name])} (default: all)"
+    )
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of measurements for each ratio (default: 6)")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of messages (default: 1)")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
+    options = parser.parse_args()
+    unknown = set(options.cases) - {*CASES, WORKER.name}
+    if unknown:
+        parser.error(f"found {', '.join(sorted(unknown))}; the cases are {', '.join([*CASES, WORKER.name])}")
+    wanted = options.cases or [*CASES, WORKER.name]
+    done: list[Case] = []
+    with cluster.queue():
+        for name in wanted:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            worker = name == WORKER.name
+            case = (
+                measure_worker(options.pairs, options.scale) if worker else measure(name, options.pairs, options.scale)
+            )
+            done.append(case)
+            print(table([case]).splitlines()[-1], file=sys.stderr, flush=True)
+        machine = {"cores": os.cpu_count(), "python": platform.python_version(), **cluster.versions()}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(
+        json.dumps({"machine": machine, "cases": [case.figures() for case in done]}, indent=2) + "\n"
+    )
+    print(table(done))
+
+
+if __name__ == "__main__":
+    main()

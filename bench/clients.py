@@ -1,0 +1,215 @@
+"""What is measured. Each client runs in a process of its own: ``python -m bench.clients NAME``.
+
+A line on its standard input is a number of messages; the answer is one line of JSON: messages per second, processor
+time per message.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from time import perf_counter, process_time
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from bench import apps
+from bench.cluster import EXCHANGE, QUEUE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from holdfast.publisher import Message
+
+WINDOW = 1000  # messages under way in the pipelined clients
+CALLERS = 64
+
+
+def bulk() -> Callable[[int], None]:
+    """``publish_many``."""
+    from holdfast.publisher import publish_many  # noqa: PLC0415 - the stock clients must not load the layer
+
+    app = apps.make(layer=True)
+    task = app.tasks["bench.nothing"]
+
+    def run(count: int) -> None:
+        outcomes = publish_many(app, (task.s(n, key="value") for n in range(count)), window=WINDOW)
+        assert sum(outcome.acknowledged for outcome in outcomes) == count  # noqa: S101 - a wrong run has no rate
+
+    return run
+
+
+def raw_amqp() -> Callable[[int], None]:
+    """py-amqp with nothing around it: a body that is ready, mandatory, confirms counted by tag."""
+    import amqp  # noqa: PLC0415 - as above
+
+    model = _model()
+    url = apps.make(layer=False).connection_for_write()
+    login = {"userid": str(url.userid), "password": str(url.password)}
+    connection = amqp.Connection(url.host, **login, virtual_host=url.virtual_host, connect_timeout=5)
+    connection.connect()
+    channel: Any = connection.channel()
+    channel.confirm_select()
+    message = amqp.Message(
+        model.body,
+        content_type=model.content_type,
+        content_encoding=model.content_encoding,
+        application_headers=model.headers,
+        **model.properties,
+    )
+    waiting: dict[int, bool] = {}
+    oldest, last = 1, 0
+
+    def on_ack(tag: int, multiple: bool) -> None:
+        nonlocal oldest
+        for each in range(oldest, tag + 1) if multiple else (tag,):
+            waiting.pop(each, None)
+        oldest = tag + 1 if multiple else oldest
+
+    channel.events["basic_ack"].add(on_ack)
+
+    def run(count: int) -> None:
+        nonlocal last
+        for _ in range(count):
+            last += 1
+            waiting[last] = True
+            channel.basic_publish(message, EXCHANGE, QUEUE, mandatory=True)
+            while len(waiting) >= WINDOW:
+                connection.drain_events(timeout=30)
+        while waiting:
+            connection.drain_events(timeout=30)
+
+    return run
+
+
+def raw_pika() -> Callable[[int], None]:
+    """pika's asynchronous client, the faster of the two in Python, used in the same way."""
+    import pika  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
+
+    model = _model()
+    url = apps.make(layer=False).connection_for_write()
+    parameters = pika.ConnectionParameters(
+        url.hostname, url.port, url.virtual_host, pika.PlainCredentials(url.userid, url.password)
+    )
+    properties = pika.BasicProperties(
+        content_type=model.content_type,
+        content_encoding=model.content_encoding,
+        headers=model.headers,
+        delivery_mode=2,
+        correlation_id=model.task_id,
+        priority=model.properties.get("priority"),
+        reply_to=model.properties.get("reply_to"),
+    )
+    waiting: dict[int, bool] = {}
+    state: dict[str, Any] = {"oldest": 1, "last": 0, "left": 0, "ready": False}
+
+    def fill() -> None:
+        while state["left"] and len(waiting) < WINDOW:
+            state["left"] -= 1
+            state["last"] += 1
+            waiting[state["last"]] = True
+            state["channel"].basic_publish(EXCHANGE, QUEUE, model.body, properties, mandatory=True)
+
+    def on_confirm(frame: Any) -> None:
+        tag, multiple = frame.method.delivery_tag, frame.method.multiple
+        for each in range(state["oldest"], tag + 1) if multiple else (tag,):
+            waiting.pop(each, None)
+        if multiple:
+            state["oldest"] = tag + 1
+        fill()
+        if not waiting and not state["left"]:
+            connection.ioloop.stop()
+
+    def on_open(channel: Any) -> None:
+        state["channel"] = channel
+        channel.confirm_delivery(on_confirm, callback=lambda _: connection.ioloop.stop())
+
+    connection = pika.SelectConnection(parameters, on_open_callback=lambda c: c.channel(on_open_callback=on_open))
+    connection.ioloop.start()
+
+    def run(count: int) -> None:
+        state["left"] = count
+        fill()
+        connection.ioloop.start()
+
+    return run
+
+
+def one_by_one(*, layer: bool, confirm: bool) -> Callable[[int], None]:
+    """``apply_async`` in a loop."""
+    task = apps.make(layer=layer, confirm=confirm).tasks["bench.nothing"]
+
+    def run(count: int) -> None:
+        for n in range(count):
+            task.apply_async((n,), {"key": "value"})
+
+    return run
+
+
+def many_callers(*, layer: bool, confirm: bool) -> Callable[[int], None]:
+    """``apply_async`` from many threads; the stock pool gets a connection for each of them."""
+    task = apps.make(layer=layer, confirm=confirm, broker_pool_limit=CALLERS).tasks["bench.nothing"]
+
+    def run(count: int) -> None:
+        def calls() -> None:
+            for n in range(count // CALLERS):
+                task.apply_async((n,), {"key": "value"})
+
+        threads = [threading.Thread(target=calls) for _ in range(CALLERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return run
+
+
+def results(*, durable: bool) -> Callable[[int], None]:
+    """Storing a result, one after the other, as one process of a worker does."""
+    app = apps.make(layer=False)
+    if not durable:
+        app.conf.update(result_backend=app.conf.result_backend.rpartition("+")[2])
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            app.backend.store_result(str(uuid4()), {"answer": 42}, "SUCCESS")
+
+    return run
+
+
+def _model() -> Message:
+    """Return the message that the layer would send, so that the raw clients carry the same bytes."""
+    from holdfast.publisher.seam import collecting  # noqa: PLC0415 - as above
+
+    with collecting() as messages:
+        apps.make(layer=True).tasks["bench.nothing"].apply_async((1,), {"key": "value"})
+    return messages[0]
+
+
+CLIENTS: dict[str, Callable[[], Callable[[int], None]]] = {
+    "publish_many": bulk,
+    "raw py-amqp": raw_amqp,
+    "raw pika": raw_pika,
+    "stock, confirmed, one by one": lambda: one_by_one(layer=False, confirm=True),
+    "layer, one by one": lambda: one_by_one(layer=True, confirm=True),
+    "stock, unconfirmed, 64 callers": lambda: many_callers(layer=False, confirm=False),
+    "stock, confirmed, 64 callers": lambda: many_callers(layer=False, confirm=True),
+    "layer, 64 callers": lambda: many_callers(layer=True, confirm=True),
+    "result on two disks": lambda: results(durable=True),
+    "result, stock": lambda: results(durable=False),
+}
+
+
+def main() -> None:
+    """Serve one client."""
+    run = CLIENTS[sys.argv[1]]()
+    for line in sys.stdin:
+        count = int(line)
+        started, used = perf_counter(), process_time()
+        run(count)
+        seconds, busy = perf_counter() - started, process_time() - used
+        print(json.dumps({"rate": count / seconds, "cpu_us": busy / count * 1e6}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A quorum queue of the benchmark's own on the running local stack."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+QUEUE = "bench"
+EXCHANGE = "tasks"
+_VHOST = "holdfast"
+_SECRETS = Path(__file__).resolve().parents[1] / "compose" / "secrets"
+
+
+def environment() -> dict[str, str]:
+    """Return the application's environment, with the broker user that may consume from the benchmark's queue."""
+    path = _SECRETS / "app.env"
+    if not path.exists():
+        raise SystemExit(f"found no {path}; the benchmark runs against the local stack, next step: make up")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    login = f"admin:{_password()}"
+    nodes = [urlsplit(url) for url in found["HOLDFAST_BROKER_URL"].split(";")]
+    urls = [urlunsplit(url._replace(netloc=f"{login}@{url.hostname}:{url.port}")) for url in nodes]
+    return found | {"HOLDFAST_BROKER_URL": ";".join(urls), "HOLDFAST_QUEUES": QUEUE}
+
+
+@contextmanager
+def queue() -> Iterator[None]:
+    """Declare the queue as the definitions declare a task queue; delete it with its messages at the end."""
+    arguments = {"x-queue-type": "quorum"}
+    api("PUT", f"queues/{_VHOST}/{QUEUE}", {"durable": True, "arguments": arguments})
+    api("POST", f"bindings/{_VHOST}/e/{EXCHANGE}/q/{QUEUE}", {"routing_key": QUEUE})
+    try:
+        yield
+    finally:
+        api("DELETE", f"queues/{_VHOST}/{QUEUE}")
+
+
+def purge() -> None:
+    """Empty the queue, so that every measurement starts alike."""
+    api("DELETE", f"queues/{_VHOST}/{QUEUE}/contents")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the broker that answers."""
+    overview = api("GET", "overview")
+    return {"rabbitmq": overview["rabbitmq_version"], "erlang": overview["erlang_version"]}
+
+
+def api(method: str, path: str, body: object = None) -> Any:
+    """Call the management API of the first node."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:15672/api/{path}",
+        None if body is None else json.dumps(body).encode(),
+        {"Authorization": "Basic " + base64.b64encode(f"admin:{_password()}".encode()).decode()},
+        method=method,
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - as above
+        content = answer.read()
+    return json.loads(content) if content else None
+
+
+def _password() -> str:
+    return (_SECRETS / "passwords" / "RABBITMQ_ADMIN_PASSWORD").read_text(encoding="utf-8").strip()

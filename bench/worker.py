@@ -1,0 +1,67 @@
+"""How fast a worker empties the queue, with late and with early acknowledgement."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+from bench.cluster import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_PATIENCE = 120  # seconds for a worker to start, or to work off one load
+
+
+def drain(load: Callable[[int], object], count: int, *, late: bool) -> float:
+    """Return the tasks per second of a worker with two processes, from its tenth part done to the end.
+
+    Args:
+        load: puts that many tasks into the queue.
+        count: tasks to work off.
+        late: acknowledge after the run instead of before it.
+    """
+    load(count)
+    with tempfile.TemporaryDirectory() as folder:
+        tally = Path(folder) / "tally"
+        tally.touch()
+        with _worker(folder, BENCH_ACKS_LATE=str(int(late)), BENCH_TALLY=str(tally)):
+            begin = _reach(tally, count // 10)
+            end = _reach(tally, count)
+    return (count - count // 10) / (end - begin)
+
+
+def _reach(tally: Path, size: int) -> float:
+    limit = monotonic() + _PATIENCE
+    while tally.stat().st_size < size:
+        if monotonic() > limit:
+            raise SystemExit(
+                f"the worker ran {tally.stat().st_size} of {size} tasks in {_PATIENCE} s; see its queue: bench"
+            )
+        sleep(0.01)
+    return monotonic()
+
+
+@contextmanager
+def _worker(folder: str, **extra: str) -> Iterator[None]:
+    command = ["-m", "celery", "-A", "bench.apps:worker_app", "worker", "-c", "2", "-l", "ERROR", "-n", "bench@%h"]
+    with (Path(folder) / "log").open("w") as log:
+        child = subprocess.Popen(
+            [sys.executable, *command, "--without-gossip", "--without-mingle", "--without-heartbeat"],
+            env=os.environ | environment() | {"HOLDFAST_PULSE_DIR": folder} | extra,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
