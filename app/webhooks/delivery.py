@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -112,9 +113,9 @@ def post(row: Delivery) -> int:
         TemporaryError: worth another attempt.
         PermanentError: the receiver refuses it.
     """
-    headers = {"Idempotency-Key": row.id, "User-Agent": "webhooks"}
     try:
-        status = httpx.post(row.url, json=row.payload, headers=headers, timeout=config.load().timeout).status_code
+        headers = {"Idempotency-Key": row.id}
+        status = _client(config.load().timeout).post(row.url, json=row.payload, headers=headers).status_code
     except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
         raise TemporaryError(f"{type(error).__name__}: {error}") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -124,6 +125,14 @@ def post(row: Delivery) -> int:
     if not 200 <= status < 300:
         raise PermanentError(f"HTTP {status}")
     return status
+
+
+@lru_cache
+def _client(timeout: int) -> httpx.Client:
+    """Return this process's client: making one reads all trusted certificates, which takes longer than a request."""
+    # A kept connection that the receiver has closed meanwhile would cost a delivery an attempt.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(timeout=timeout, limits=limits, headers={"User-Agent": "webhooks"})
 
 
 def succeed(delivery_id: str, task_id: str, status: int) -> dict[str, Any]:
