@@ -209,7 +209,7 @@ def _result(history: History, counts: Counts, flows: dict[str, list[float]], fau
         for name in ("lost", "result_lost", "effect_duplicated", "innocent_dead", "false_ack", "recovered")
     }
     unanswered = sum(_unanswered(history, i, start, end) for i in mine)
-    timings = [Timing(b, gaps.measure(flows[b.stream], fault, b)) for b in fault.bounds] if fault.settled_at else []
+    timings = [Timing(b, gaps.measure(history, flows, fault, b)) for b in fault.bounds] if fault.settled_at else []
     extra = sum(number for i, number in counts.extra.items() if i in mine)
     exposed = max(fault.unacked, _in_flight(history, start)) + unanswered
     return FaultResult(fault, len(mine), bad, extra, exposed, timings)

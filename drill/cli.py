@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -52,6 +55,12 @@ def main(context: click.Context, project: str, secrets: Path, build: Path) -> No
     context.obj = Environment(project, secrets, build)
 
 
+def read_env(path: Path) -> dict[str, str]:
+    """Return the variables of an environment file."""
+    lines = (line.partition("=") for line in path.read_text().splitlines() if not line.startswith("#"))
+    return {name: value for name, sign, value in lines if sign}
+
+
 class Environment:
     """Where things are; connects when it is asked to."""
 
@@ -61,14 +70,31 @@ class Environment:
 
     def stack(self) -> Stack:
         """Return the stack, once the target has shown that it may be broken."""
-        for line in (self.secrets / "app.env").read_text().splitlines():
-            name, sign, value = line.partition("=")
-            if sign and not name.startswith("#"):
-                os.environ.setdefault(name, value)
+        for name, value in read_env(self.secrets / "app.env").items():
+            os.environ.setdefault(name, value)
         from drill.stack import Stack  # noqa: PLC0415 - the application reads its environment on import
         from webhooks.app import app  # noqa: PLC0415 - as above
 
         return Stack(Compose(self.project), self.secrets / "passwords", app)
+
+    def lab(self, name: str, seed: int, *, control: bool = False, faults: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Run one set-up in a process of its own, because an application is set up on import; return its report.
+
+        Raises:
+            click.ClickException: it did not get as far as a report.
+        """
+        from drill.lab import use_vhost  # noqa: PLC0415 - only where a set-up is run
+
+        variables = dict(os.environ) | read_env(self.secrets / "app.env")
+        variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(self.ledgers)}
+        use_vhost(variables)
+        command = [sys.executable, "-m", "drill", "--project", self.project, "lab", name, "--seed", str(seed)]
+        command += ["--control"] * control + [word for fault in faults for word in ("--fault", fault)]
+        done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise click.ClickException(f"The set-up {name} did not run; see above.")
+        report: dict[str, Any] = json.loads((Path(done.stdout.split()[-1]) / "report.json").read_text())
+        return report
 
     def journal(self) -> Journal:
         """Return the heal journal."""
@@ -94,7 +120,7 @@ def list_() -> None:
 @click.argument("faults", nargs=-1)
 @click.option("--set", "name", type=click.Choice(SETS[:3]), help="A named set of faults instead of single ones.")
 @click.option("--seed", type=int, help="Fixes targets, order and load. Default: random.")
-@click.option("--rate", default=20.0, show_default=True, help="Tasks per second.")
+@click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
 @click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
 @click.pass_obj
 def run(
@@ -126,7 +152,7 @@ def run(
 @main.command()
 @click.option("--hours", default=1.0, show_default=True, help="How long; ends after the fault that is under way.")
 @click.option("--seed", type=int, default=1, show_default=True)
-@click.option("--rate", default=20.0, show_default=True, help="Tasks per second.")
+@click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
 @click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
 @click.pass_obj
 def soak(environment: Environment, hours: float, seed: int, rate: float, publishers: int) -> None:
@@ -176,8 +202,99 @@ def report(folder: Path) -> None:
     sys.exit(checker.EXIT[verdict.word])
 
 
+@main.command()
+@click.argument("names", nargs=-1)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--controls/--no-controls", default=True, help="Run each scenario with all safeguards on, too.")
+@click.pass_obj
+def mutants(environment: Environment, names: tuple[str, ...], seed: int, *, controls: bool) -> None:
+    """Switch off one safeguard at a time: each drill must turn red, and green with all safeguards on."""
+    from drill.mutants import MUTANTS  # noqa: PLC0415 - as above
+
+    unknown = [name for name in names if name not in MUTANTS]
+    if unknown:
+        raise click.UsageError(f"There is no mutant {', '.join(unknown)}; there are {', '.join(MUTANTS)}.")
+    table = Table(box=None)
+    for column in ("mutant", "what is switched off", "drill", "with all safeguards"):
+        table.add_column(column)
+    blind = 0
+    for name in names or MUTANTS:
+        word = environment.lab(name, seed)["verdict"]
+        control = environment.lab(name, seed, control=True)["verdict"] if controls else "-"
+        blind += word == checker.PASS or control not in {checker.PASS, "-"}
+        table.add_row(name, MUTANTS[name].removes, word, control)
+        click.echo(f"{name}: {word}, with all safeguards {control}", err=True)
+    Console().print(table)
+    sys.exit(bool(blind))
+
+
+@main.command()
+@click.argument("faults", nargs=-1, required=True)
+@click.option("--seed", default=1, show_default=True)
+@click.pass_obj
+def compare(environment: Environment, faults: tuple[str, ...], seed: int) -> None:
+    """Inject FAULTS, each in a run of its own, into stock Celery and into Holdfast on the same cluster."""
+    table = Table(box=None)
+    for column in ("fault", "set-up", "acknowledged", "lost", "result lost", "duplicated", "in `dead`", "verdict"):
+        table.add_column(column)
+    for fault in faults:
+        for name in ("stock", "control"):
+            report = environment.lab(name, seed, faults=(fault,))
+            counts = report["counts"]
+            shown = [counts[key] for key in ("acknowledged", "lost", "result_lost", "duplicated", "innocent_dead")]
+            table.add_row(fault, {"control": "Holdfast"}.get(name, name), *map(str, shown), report["verdict"])
+    Console().print(table)
+
+
+@main.command(hidden=True)
+@click.argument("name")
+@click.option("--seed", default=1)
+@click.option("--control", is_flag=True)
+@click.option("--fault", "faults", multiple=True)
+@click.pass_obj
+def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...], *, control: bool) -> None:
+    """Run one set-up in this process and print the folder of its report."""
+    from drill import mutants  # noqa: PLC0415 - as above
+    from drill.lab import Lab, VirtualHost  # noqa: PLC0415 - as above
+    from drill.run import Drill, Options  # noqa: PLC0415 - as above
+    from drill.stack import Stack  # noqa: PLC0415 - as above
+    from drill.variants import app  # noqa: PLC0415 - as above
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    scenario = mutants.find(name)
+    mutant = mutants.CONTROL if control else scenario
+    target = Compose(environment.project)
+    passwords = environment.secrets / "passwords"
+    definitions = environment.secrets.parent / "config/rabbitmq/definitions/10-topology.json"
+    host = VirtualHost(
+        target.nodes["rabbit1"].address, (passwords / "RABBITMQ_ADMIN_PASSWORD").read_text().strip(), definitions
+    )
+    journal = environment.journal()
+    with journal.alone():
+        host.make(mutant)
+        try:
+            with Lab(target, environment.ledgers, dict(os.environ)) as place:
+                options = Options(
+                    seed,
+                    scenario.rate,
+                    mix=scenario.mix,
+                    ways={"single": 1},
+                    calm=scenario.calm,
+                    drain=60,
+                    recovery=60,
+                    app="drill.variants:app",
+                    ledger=mutant.ledger,
+                )
+                drill = Drill(Stack(place, passwords, app), options, environment.ledgers, journal, lambda _: None)
+                drill.execute(faults or scenario.faults)
+        finally:
+            host.remove()
+    click.echo(drill.folder)
+
+
 def _execute(environment: Environment, options: Options, faults: Iterable[str]) -> Verdict:
     """Run a drill with a live view; a target that refuses ends the command."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # heals on the way out, as Ctrl-C does
     from drill.run import Drill  # noqa: PLC0415 - as above
 
     console = Console()

@@ -50,7 +50,29 @@ def streams(history: History) -> dict[str, list[float]]:
     return {"publish": sorted(acknowledged), "work": sorted(finished), "results": sorted(stored)}
 
 
-def measure(times: Sequence[float], fault: Fault, bound: Bound) -> Gap:
-    """Return the gap of one stream that a bound speaks about."""
+def rerun(history: History, fault: Fault) -> Gap:
+    """Return how long the slowest task whose execution the fault cut waited for its next one."""
+    slowest = Gap(0.0, ended=True)
+    for runs in history.runs.values():
+        for run in runs:
+            again = min((other.start for other in runs if other.start > run.start), default=None)
+            cut_here = run.end is None and run.start <= fault.applied_at and (again is None or again > fault.applied_at)
+            if cut_here:
+                until = fault.settled_at if again is None else again
+                slowest = max(slowest, Gap(until - fault.applied_at, again is not None), key=lambda gap: gap.seconds)
+    return slowest
+
+
+def measure(history: History, flows: dict[str, list[float]], fault: Fault, bound: Bound) -> Gap:
+    """Return the gap that a bound speaks about.
+
+    Args:
+        history: of the run.
+        flows: what :func:`streams` returned for it.
+        fault: whose.
+        bound: its stream, and whether it counts from the fault or from its healing on.
+    """
+    if bound.stream == "rerun":
+        return rerun(history, fault)
     start = fault.applied_at if bound.since == "apply" else fault.healed_at
-    return longest(times, start, max(start, fault.settled_at))
+    return longest(flows[bound.stream], start, max(start, fault.settled_at))

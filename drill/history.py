@@ -64,7 +64,7 @@ class Bound:
     """Promise of one stream after one fault.
 
     Attributes:
-        stream: publish, work or results.
+        stream: publish, work, results, or rerun (of the tasks that the fault cut).
         seconds: longest gap allowed.
         since: ``apply``: the longest gap from the fault on; ``heal``: from its end on, when the fault itself forbids
             progress.

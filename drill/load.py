@@ -60,6 +60,11 @@ _KINDS: dict[str, Callable[[random.Random], dict[str, Any]]] = {
     "long": _long,
     "fan": lambda rng: {"task": "drill.fan", "args": (rng.randint(2, 4),)},
     "poison": _poison,
+    "nowhere": lambda _: {
+        "task": "drill.short",
+        "args": (0.0,),
+        "options": {"exchange": "tasks", "routing_key": "nowhere"},
+    },
     "killer": lambda _: {"task": "drill.poison", "args": ("kill",), "poison": True},
 }
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Pool:
     def __init__(self, book: Writer, folder: Path, environment: Mapping[str, str]) -> None:
         self._book, self._folder, self._environment = book, folder, dict(environment)
         self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._plans: dict[str, Plan] = {}
         self._counts: dict[str, dict[str, int]] = {}
 
     def start(self, plan: Plan) -> None:
@@ -44,12 +45,22 @@ class Pool:
                 env=self._environment,
                 start_new_session=True,  # Ctrl-C stops the drill, which stops them in order
             )
-        self._processes[plan.name] = process
+        self._processes[plan.name], self._plans[plan.name] = process, plan
         threading.Thread(target=self._listen, args=(plan.name, process), daemon=True).start()
 
-    def kill(self, name: str) -> None:
-        """Kill a publisher as a crash would."""
-        self._processes.pop(name).kill()
+    def names(self) -> list[str]:
+        """Return the names of the publishers that run."""
+        return sorted(self._processes)
+
+    def replace(self, name: str) -> str:
+        """Kill a publisher as a crash would, start another one like it, and return its name."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+        plan = self._plans[name]
+        successor = replace(plan, name=f"{name}x", seed=plan.seed + 1)
+        self.start(successor)
+        return successor.name
 
     def totals(self) -> dict[str, int]:
         """Return how many tasks were acknowledged and how many publishes failed, as last heard."""

@@ -94,6 +94,7 @@ class Drill:
         self.book = ledger.Writer(self.folder / "drill.ledger", self.run, "drill")
         self.pool = Pool(self.book, self.folder, os.environ)
         self.progress = Progress()
+        stack.publishers = self.pool
         self._show = show
         self._stop = threading.Event()
 

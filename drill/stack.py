@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 import redis
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 QUEUES = ("default", "critical")
 PARKING = ("dead", "unrouted")  # where messages may stay
-VHOST = "holdfast"
 PRIMARY = "results"
 POLL = 0.5  # seconds between two looks
 
@@ -51,6 +50,16 @@ class Settings:
     delivery_limit: int
 
 
+class Publishers(Protocol):
+    """The publisher processes of the run that is under way."""
+
+    def names(self) -> list[str]:
+        """Return the names of those that run."""
+
+    def replace(self, name: str) -> str:
+        """Kill one as a crash would, start another, and return its name."""
+
+
 class Stack:
     """Looks at a target; every answer comes from whichever node still gives it.
 
@@ -62,6 +71,8 @@ class Stack:
 
     def __init__(self, target: Target, passwords: Path, app: Any) -> None:
         self.target, self.app = target, app
+        self.vhost: str = app.connection_for_write().virtual_host
+        self.publishers: Publishers | None = None
         self._passwords = passwords
 
     def tier(self, name: str) -> list[Node]:
@@ -101,7 +112,7 @@ class Stack:
 
     def queues(self) -> dict[str, dict[str, Any]]:
         """Return all queues of the vhost by name, with their current totals."""
-        found = self.management(f"queues/{VHOST}?disable_stats=true&enable_queue_totals=true")
+        found = self.management(f"queues/{self.vhost}?disable_stats=true&enable_queue_totals=true")
         return {queue["name"]: queue for queue in found}
 
     def depth(self) -> dict[str, int]:
@@ -116,8 +127,9 @@ class Stack:
         }
 
     def leader(self, queue: str) -> Node:
-        """Return the node that leads a queue."""
-        return self.node(str(self.management(f"queues/{VHOST}/{queue}")["leader"]).partition("@")[2])
+        """Return the node that leads a queue, or holds one that is on one node only."""
+        found = self.management(f"queues/{self.vhost}/{queue}")
+        return self.node(str(found.get("leader") or found["node"]).partition("@")[2])
 
     def ctl(self, node: Node, *arguments: str, timeout: float = 60) -> str:
         """Run ``rabbitmqctl`` on a node."""
@@ -190,7 +202,7 @@ class Stack:
         """The live settings, read once: from the broker, Sentinel and the application."""
         node = self.tier("rabbit")[0]
         poll = self.ctl(node, "eval", "application:get_env(aten, poll_interval, 5000).")
-        policies = {p["name"]: p["definition"] for p in self.management(f"policies/{VHOST}")}
+        policies = {p["name"]: p["definition"] for p in self.management(f"policies/{self.vhost}")}
         tasks = policies.get("tasks", {})
         conf = self.app.conf
         sentinel = next(iter(self.sentinels().values()))
@@ -262,10 +274,10 @@ class Stack:
         found += [f"alarm on {alarm}" for alarm in self.alarms()]
         workers = len(self.tier("worker"))
         for name in (*QUEUES, *PARKING):
-            queue = self.management(f"queues/{VHOST}/{name}")
-            if len(queue.get("online", [])) < len(nodes):
+            queue = self.management(f"queues/{self.vhost}/{name}")
+            if queue["type"] == "quorum" and len(queue.get("online", [])) < len(nodes):
                 found.append(f"queue {name} has {len(queue.get('online', []))} of {len(nodes)} members online")
-            if not queue.get("leader"):
+            if not queue.get("leader") and not queue.get("node"):
                 found.append(f"queue {name} has no leader")
             if name in QUEUES and len(queue.get("consumer_details", [])) < workers:
                 found.append(f"queue {name} has {len(queue.get('consumer_details', []))} of {workers} consumers")

@@ -17,6 +17,7 @@ from drill.faults.base import (
     kill,
     partition,
     pause,
+    undo,
 )
 from drill.history import Bound
 from drill.stack import QUEUES
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from drill.stack import Settings, Stack
     from drill.target import Node
 
+AGAIN = 5.0  # seconds; the policy's pause before a failed delivery is repeated, and a free worker
 BOOT = 30.0  # seconds; a broker with a full log on a busy machine
 CLIENT_PORT = 5672
 
@@ -38,6 +40,9 @@ def seen_to_go(s: Settings) -> list[Bound]:
     return [
         Bound("publish", publish, "apply", f"election {ELECTION} + reconnect {s.connect / 3:.1f} + {SLACK}"),
         Bound("work", work, "apply", f"election {ELECTION} + disconnected consumers {s.disconnected:g} + {SLACK}"),
+        Bound(
+            "rerun", work + AGAIN, "apply", f"election {ELECTION} + disconnected {s.disconnected:g} + again {AGAIN:g}"
+        ),
     ]
 
 
@@ -73,6 +78,12 @@ def _leader_kill(stack: Stack, rng: random.Random) -> Plan:
     return crash(stack, [leader], seen_to_go(stack.settings))
 
 
+@fault("broker-outage", "kill the broker that leads, start it after 20 s", "rabbit", "standard soak")
+def _outage(stack: Stack, rng: random.Random) -> Plan:
+    leader, _ = members(stack, rng)
+    return kill(stack, [leader], seen_to_go(stack.settings), 20)
+
+
 @fault("broker-follower-kill", "kill -9 of a broker that follows", "rabbit", "standard soak")
 def _follower_kill(stack: Stack, rng: random.Random) -> Plan:
     _, others = members(stack, rng)
@@ -97,6 +108,23 @@ def _all_kill(stack: Stack, _rng: random.Random) -> Plan:
 def _leader_pause(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
     return pause(stack, [leader], silent(stack.settings), 15)
+
+
+@fault("broker-hang-kill", "freeze the broker that leads for 4 s, then kill -9", "rabbit", "standard soak")
+def _hang_kill(stack: Stack, rng: random.Random) -> Plan:
+    leader, _ = members(stack, rng)
+    plan = crash(stack, [leader], silent(stack.settings))
+    end = plan.apply
+
+    def apply() -> None:
+        stack.target.pause(leader)
+        time.sleep(4)
+        end()
+        undo(stack, ("resume", leader.name))  # a frozen process dies when it thaws
+
+    plan.apply = apply
+    plan.undo = [("resume", leader.name)]
+    return plan
 
 
 @fault("broker-flutter", "freeze the broker that leads five times for 0.2 to 2 s", "rabbit", "standard soak")
@@ -185,7 +213,7 @@ def _alarm(stack: Stack, rng: random.Random, kind: str, command: list[str], back
 @fault("disk-alarm", "raise a disk alarm: publishers are blocked, workers drain", "rabbit", "smoke standard soak")
 def _disk_alarm(stack: Stack, rng: random.Random) -> Plan:
     limit = stack.management("nodes")[0]["disk_free_limit"]
-    return _alarm(stack, rng, "disk", ["set_disk_free_limit", "100TB"], ["set_disk_free_limit", str(limit)])
+    return _alarm(stack, rng, "disk", ["set_disk_free_limit", str(10**14)], ["set_disk_free_limit", str(limit)])
 
 
 @fault("memory-alarm", "raise a memory alarm", "rabbit", "standard soak")
@@ -227,10 +255,10 @@ def _serves(stack: Stack, node: Node) -> bool:
     return all(entry["running"] and not entry.get("being_drained") for entry in found)
 
 
-@fault("broker-replace", "lose one broker with its disk, let a new one take its place", "rabbit", "standard")
+@fault("broker-replace", "lose the leading broker with its disk, let a new one take its place", "rabbit", "standard")
 def _replace(stack: Stack, rng: random.Random) -> Plan:
-    _, others = members(stack, rng)
-    lost, helper = others[0], stack.leader(QUEUES[0])
+    lost, others = members(stack, rng)
+    helper = others[0]
     wipe = "rm -rf /var/lib/rabbitmq/mnesia /var/lib/rabbitmq/.started"
 
     def apply() -> None:

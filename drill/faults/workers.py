@@ -10,7 +10,7 @@ import httpx
 from drill.faults import broker, results
 from drill.faults.base import SLACK, Plan, are, crash, fault, kill, pause, reborn
 from drill.history import Bound
-from drill.stack import QUEUES, VHOST
+from drill.stack import QUEUES
 
 if TYPE_CHECKING:
     from drill.stack import Settings, Stack
@@ -89,6 +89,24 @@ def _stop(stack: Stack, rng: random.Random) -> Plan:
     )
 
 
+@fault("publisher-kill", "kill -9 of a publisher process; another one starts", "", "standard soak")
+def _publisher(stack: Stack, rng: random.Random) -> Plan:
+    pool = stack.publishers
+    if pool is None:
+        raise LookupError("no publisher runs")
+    victim = rng.choice(pool.names())
+    successors: list[str] = []
+    return Plan(
+        [victim],
+        lambda: successors.append(pool.replace(victim)),
+        lambda: "" if victim in pool.names() else f"publisher {victim} is gone",
+        [],
+        lambda: ", ".join(name for name in successors if name in pool.names()),
+        [Bound("publish", 6 + SLACK, "apply", f"the others go on; start of a process 6 + {SLACK}")],
+        2,
+    )
+
+
 @fault("beat-kill", "kill the host of one beat", "beat", "standard soak")
 def _beat(stack: Stack, rng: random.Random) -> Plan:
     return crash(stack, [rng.choice(stack.tier("beat"))], others_go_on())
@@ -108,7 +126,7 @@ def _observers(stack: Stack, _rng: random.Random) -> Plan:
 def _unroutable(stack: Stack, _rng: random.Random) -> Plan:
     queue = QUEUES[-1]
     before = stack.depth()["unrouted"]
-    path = f"bindings/{VHOST}/e/tasks/q/{queue}"
+    path = f"bindings/{stack.vhost}/e/tasks/q/{queue}"
     node = stack.tier("rabbit")[0]
 
     def remove() -> None:
@@ -119,8 +137,8 @@ def _unroutable(stack: Stack, _rng: random.Random) -> Plan:
         more = stack.depth()["unrouted"] - before
         return f"{more} messages went to the queue of unrouted ones" if more > 0 else ""
 
-    bind = f'rabbit_binding:add({{binding, {{resource, <<"{VHOST}">>, exchange, <<"tasks">>}}, <<"{queue}">>, '
-    bind += f'{{resource, <<"{VHOST}">>, queue, <<"{queue}">>}}, []}}, <<"drill">>).'
+    bind = f'rabbit_binding:add({{binding, {{resource, <<"{stack.vhost}">>, exchange, <<"tasks">>}}, <<"{queue}">>, '
+    bind += f'{{resource, <<"{stack.vhost}">>, queue, <<"{queue}">>}}, []}}, <<"drill">>).'
     return Plan(
         [queue],
         remove,

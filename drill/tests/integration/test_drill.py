@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +17,6 @@ from drill.cli import ROOT, Environment
 from drill.run import Drill, Options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from drill.stack import Stack
 
 pytestmark = pytest.mark.stack
@@ -45,7 +44,7 @@ def test_the_smoke_set_passes() -> None:
 )
 def test_a_fault_is_proven_and_healed(stack: Stack, tmp_path: Path, name: str) -> None:
     run = Drill(stack, Options(seed=1, calm=0), tmp_path, HERE.journal(), lambda _: None)
-    record = run.inject(f"1-{name}", name, random.Random(1))
+    record = run.inject(f"1-{name}", name, random.Random(1))  # noqa: S311 - repeatable on purpose
     assert record.problem == ""
     assert record.proof
     assert record.healed
@@ -80,13 +79,8 @@ def test_the_report_of_the_last_run_can_be_made_again() -> None:
 def _publishers() -> list[str]:
     """Return the publisher processes that run."""
     found = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all that is needed
-        if entry.isdecimal():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as file:  # noqa: PTH123 - as above
-                    command = file.read()
-            except OSError:
-                continue
-            if b"drill.publisher" in command:
-                found.append(entry)
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended meanwhile
+            if b"drill.publisher" in path.read_bytes():
+                found.append(path.parent.name)
     return found

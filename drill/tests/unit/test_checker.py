@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drill import checker
@@ -197,6 +197,7 @@ def test_a_bad_task_is_attributed_to_the_fault_it_met() -> None:
     assert (first.bad["result_lost"], second.bad["result_lost"]) == (0, 1)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     skew=st.dictionaries(st.sampled_from([f"t{n}" for n in range(5)]), st.floats(-1e6, 1e6)),
     damage=st.sampled_from([None, lose, invent, lose_result, repeat_effect, kill_innocent, spare_poison]),
@@ -217,6 +218,7 @@ def test_a_wrong_clock_of_a_worker_changes_no_count(
     assert (after.word, after.counts) == (before.word, before.counts)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.booleans(), st.booleans()), max_size=30),
     st.booleans(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drill.gaps import longest
@@ -27,6 +27,7 @@ def test_the_longest_silence_in_a_window(times: list[float], seconds: float, end
     assert (gap.seconds, gap.ended) == (seconds, ended)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.floats(0, 100), max_size=50), st.floats(0, 99), st.floats(0.1, 50))
 def test_no_silence_in_the_window_is_longer(times: list[float], start: float, length: float) -> None:
     times.sort()

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drill import ledger
@@ -39,6 +39,7 @@ def test_what_is_written_is_read(book: Path) -> None:
     assert [r["id"] for r in read.records[1:-1]] == [f"task-{n}" for n in range(20)]
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(first=st.integers(1, 21), count=st.integers(1, 5))
 def test_removed_lines_are_noticed(first: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -49,6 +50,7 @@ def test_removed_lines_are_noticed(first: int, count: int) -> None:
         assert ledger.read(path, RUN).damage
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(position=st.integers(0, 10_000))
 def test_a_truncated_file_is_noticed_wherever_it_is_cut(position: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -57,6 +59,7 @@ def test_a_truncated_file_is_noticed_wherever_it_is_cut(position: int) -> None:
         assert ledger.read(path, RUN).damage
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(position=st.integers(0, 10_000), bit=st.integers(0, 7))
 def test_a_changed_bit_is_noticed(position: int, bit: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,228 @@
+"""The drill's own test: switch off one safeguard at a time; a drill that stays green then is blind.
+
+Each mutant runs in a virtual host of its own on the running cluster, with workers that the drill starts beside the
+stack's: the stack's own queues, policies and workers keep their safeguards.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from drill.ledger import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MIX = {"short": 60, "effect": 20, "critical": 10, "long": 10}
+LONG = {"long": 70, "short": 30}
+LAYER = frozenset({"publisher", "consumer", "task"})
+
+type Topology = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to set up the application and the broker.
+
+    Attributes:
+        removes: the safeguard that is switched off, in words.
+        number: of the safeguard in docs/drill.md; 0 for set-ups that are no mutants.
+        faults: what must show it.
+        mix: of the load.
+        rate: tasks per second.
+        layer: parts of Holdfast that are installed.
+        settings: Celery settings that are changed.
+        topology: changes the definitions of the virtual host.
+        ledger: class that the publishers write with.
+        calm: seconds of load before and after each fault.
+    """
+
+    removes: str
+    number: int = 0
+    faults: tuple[str, ...] = ()
+    mix: dict[str, int] = field(default_factory=lambda: dict(MIX))
+    rate: float = 20.0
+    layer: frozenset[str] = LAYER
+    settings: dict[str, Any] = field(default_factory=dict)
+    topology: Callable[[Topology], None] | None = None
+    ledger: str = "drill.ledger:Writer"
+    calm: float = 4.0
+    stock: bool = False
+
+
+def _policy(name: str, **changes: Any) -> Callable[[Topology], None]:
+    """Return a change of a policy; a value of None takes the key out."""
+
+    def change(topology: Topology) -> None:
+        for policy in topology["policies"]:
+            if policy["name"] == name:
+                merged = policy["definition"] | {key.replace("_", "-"): value for key, value in changes.items()}
+                policy["definition"] = {key: value for key, value in merged.items() if value is not None}
+
+    return change
+
+
+def _without_policy(name: str) -> Callable[[Topology], None]:
+    def change(topology: Topology) -> None:
+        topology["policies"] = [policy for policy in topology["policies"] if policy["name"] != name]
+
+    return change
+
+
+def _classic(topology: Topology) -> None:
+    """Make the task queues live on one node."""
+    for queue in topology["queues"]:
+        if queue["name"] in {"default", "critical"}:
+            queue["arguments"] = {"x-queue-type": "classic"}
+    for policy in topology["policies"]:
+        if policy["name"] == "tasks":
+            policy["apply-to"] = "queues"
+            policy["definition"] = {"dead-letter-exchange": "dead"}
+
+
+def _refusing(topology: Topology) -> None:
+    """Let the queue of critical tasks refuse all, and drop what has no way."""
+    _without_policy("unrouted")(topology)
+    topology["policies"].append(
+        {
+            "name": "refusing",
+            "pattern": "^critical$",
+            "apply-to": "quorum_queues",
+            "priority": 9,
+            "definition": {"max-length": 0, "overflow": "reject-publish"},
+        }
+    )
+
+
+def _bare(topology: Topology) -> None:
+    """Leave what stock Celery makes itself to stock Celery."""
+    topology["policies"] = [policy for policy in topology["policies"] if policy["name"] == "kept"]
+    for kind in ("queues", "exchanges"):
+        topology[kind] = [entry for entry in topology[kind] if entry["name"] in {"dead", "unrouted"}]
+    topology["bindings"] = [entry for entry in topology["bindings"] if entry["source"] in {"dead", "unrouted"}]
+
+
+_STOCK_PUBLISH = LAYER - {"publisher"}
+_NO_ROUTER = {"task_routes": None}
+_CONFIRM = {"confirm_publish": True}
+_STOCK_STORE = {"result_backend": "stock", "result_backend_always_retry": True}
+
+MUTANTS = {
+    "confirms": Mutant(
+        "the publisher waits for no confirm",
+        1,
+        ("broker-hang-kill", "broker-hang-kill"),
+        layer=_STOCK_PUBLISH,
+        rate=60,
+        settings={**_NO_ROUTER, "broker_transport_options": {"confirm_publish": False}},
+    ),
+    "quorum": Mutant("the queues live on one node", 2, ("broker-replace",), LONG, topology=_classic),
+    "late-ack": Mutant(
+        "a task is acknowledged before it runs", 3, ("worker-host-kill",), LONG, settings={"task_acks_late": False}
+    ),
+    "mandatory": Mutant(
+        "a message without a way is dropped",
+        4,
+        ("unroutable",),
+        layer=_STOCK_PUBLISH,
+        settings={**_NO_ROUTER, "broker_transport_options": _CONFIRM},
+        topology=_without_policy("unrouted"),
+    ),
+    "worker-lost": Mutant(
+        "the task of a killed child counts as failed",
+        5,
+        ("worker-child-kill",) * 4,
+        LONG,
+        settings={"task_reject_on_worker_lost": False},
+        calm=2,
+    ),
+    "dead-letter": Mutant(
+        "there is no dead-letter exchange",
+        6,
+        (),
+        {"short": 80, "poison": 20},
+        topology=_policy("tasks", dead_letter_exchange=None, dead_letter_strategy=None),
+    ),
+    "reject-publish": Mutant(
+        "a full queue drops its oldest message, at most once into the dead-letter queue",
+        7,
+        (),
+        LONG,
+        rate=30,
+        topology=_policy("tasks", overflow="drop-head", dead_letter_strategy="at-most-once", max_length=20),
+    ),
+    "tag-matching": Mutant(
+        "any confirm counts as the message's own",
+        8,
+        (),
+        {"short": 50, "critical": 25, "nowhere": 25},
+        layer=_STOCK_PUBLISH,
+        settings={"broker_transport_options": _CONFIRM, "task_publish_retry": False},
+        topology=_refusing,
+    ),
+    "noreplicas": Mutant(
+        "a refused write of a result is not repeated", 9, ("redis-replicas-kill",), settings=_STOCK_STORE
+    ),
+    "channel-errors": Mutant(
+        "a channel error ends the worker, control queues are exclusive",
+        13,
+        ("broker-clients-cut", "broker-partition", "broker-leader-kill"),
+        layer=LAYER - {"consumer"},
+        settings={"broker_channel_error_retry": False, "control_queue_exclusive": True, "control_queue_durable": False},
+    ),
+    "disconnected-timeout": Mutant(
+        "messages of a consumer whose broker is gone wait for a minute",
+        14,
+        ("broker-outage",) * 3,
+        LONG,
+        topology=_policy("tasks", consumer_disconnected_timeout=60_000),
+    ),
+    "ledger-buffer": Mutant(
+        "the ledger keeps records in memory", 15, ("publisher-kill",), ledger="drill.mutants:BufferedWriter"
+    ),
+    "ledger-drop": Mutant("the ledger drops one record", 16, (), ledger="drill.mutants:DroppingWriter"),
+}
+CONTROL = Mutant("nothing: all safeguards are on")
+STOCK = Mutant(
+    "Celery's own settings, and nothing of Holdfast", stock=True, layer=frozenset(), topology=_bare, calm=4.0
+)
+
+
+def find(name: str) -> Mutant:
+    """Return a set-up by its name: ``control``, ``stock`` or a mutant."""
+    return {"control": CONTROL, "stock": STOCK, **MUTANTS}[name]
+
+
+class DroppingWriter(Writer):
+    """Numbers its two hundredth record and does not write it."""
+
+    def _put(self, line: bytes) -> None:
+        if self._count != 200:
+            super()._put(line)
+
+
+class BufferedWriter(Writer):
+    """Collects a hundred lines before it writes, as a buffered file would."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._lines: list[bytes] = []
+        self._buffer_lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def _put(self, line: bytes) -> None:
+        with self._buffer_lock:
+            self._lines.append(line)
+            if len(self._lines) >= 100:
+                self._flush()
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        for line in lines:
+            super()._put(line)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.append("close")
+        self._flush()

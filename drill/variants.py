@@ -1,0 +1,52 @@
+"""The Celery application of a mutant or of stock Celery: ``drill.variants:app``, chosen by ``DRILL_VARIANT``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+
+from drill import mutants
+from holdfast import consumer, publisher, settings, startup, task
+
+PARTS: dict[str, Any] = {"publisher": publisher, "consumer": consumer, "task": task}
+
+
+def _make(mutant: mutants.Mutant) -> Celery:
+    app = Celery("drill", include=["drill.tasks"])
+    if mutant.stock:
+        app.conf.update(_stock())
+        return app
+    app.config_from_object("holdfast.settings")
+    startup.check_versions()
+    for name in sorted(mutant.layer):
+        PARTS[name].install(app)
+    changes = dict(mutant.settings)
+    if changes.get("result_backend") == "stock":
+        changes["result_backend"] = os.environ["HOLDFAST_RESULT_URL"]
+    app.conf.update(changes)
+    if "task_routes" in changes:
+        app.amqp.__dict__.pop("router", None)  # made from the settings before
+    return app
+
+
+def _stock() -> dict[str, Any]:
+    """Return what Celery needs to find its servers, and nothing else."""
+    return {
+        "broker_url": settings.broker_url,
+        "result_backend": os.environ["HOLDFAST_RESULT_URL"],
+        "result_backend_transport_options": {
+            "master_name": os.environ["HOLDFAST_SENTINEL_MASTER"],
+            "sentinel_kwargs": {
+                "username": os.environ["HOLDFAST_SENTINEL_USERNAME"],
+                "password": os.environ["HOLDFAST_SENTINEL_PASSWORD"],
+            },
+        },
+        "task_default_queue": "default",
+        "control_queue_durable": True,  # RabbitMQ 4.3 refuses Celery's own transient queues (kombu#2237)
+        "control_queue_exclusive": False,
+    }
+
+
+app = _make(mutants.find(os.environ.get("DRILL_VARIANT", "control")))
