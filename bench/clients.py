@@ -45,8 +45,9 @@ def raw_amqp() -> Callable[[int], None]:
 
     model = _model()
     url = apps.make(layer=False).connection_for_write()
-    login = {"userid": str(url.userid), "password": str(url.password)}
-    connection = amqp.Connection(url.host, **login, virtual_host=url.virtual_host, connect_timeout=5)
+    connection = amqp.Connection(
+        url.host, str(url.userid), str(url.password), virtual_host=url.virtual_host, connect_timeout=5
+    )
     connection.connect()
     channel: Any = connection.channel()
     channel.confirm_select()

@@ -167,7 +167,11 @@ class Link:
             if lead:
                 self._read_for_all(pending, until)
             elif not pending.done:
-                wake.acquire(timeout=left)
+                try:
+                    wake.acquire(timeout=left)
+                except BaseException:  # a signal handler raised: the turn to read may have just come, and would be lost
+                    self._hand_over()
+                    raise
 
     def give_up(self) -> None:
         """Stop using this link because an answer is overdue; everything unanswered is settled as unknown."""
@@ -294,10 +298,14 @@ class Link:
         except (OSError, ValueError):  # the socket was closed under poll: give_up() in another thread
             self.give_up()
         finally:
-            with self._lock:
-                self._reading = False
-                while self._parked and not self._parked.popleft().rouse():
-                    pass
+            self._reading = False
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Let the next waiting thread read."""
+        with self._lock:
+            while self._parked and not self._parked.popleft().rouse():
+                pass
 
 
 def classify(exc: Exception) -> NotAcknowledged:

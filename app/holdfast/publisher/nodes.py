@@ -36,7 +36,10 @@ class Nodes:
 
     def __init__(self, connection: Connection, timeout: float) -> None:
         transport.register()  # a declaration must end, too
-        self._connections = [_one(connection, url) for url in connection.alt] or [connection.clone()]
+        options = connection.transport_options or {}
+        named = {"connection_name": "holdfast publisher", **options.get("client_properties", {})}
+        connection = connection.clone(transport_options={**options, "client_properties": named})
+        self._connections = [_one(connection, url) for url in connection.alt] or [connection]
         self._timeout = timeout
         self._links: list[Link | None]
         self._locks: list[threading.Lock]
@@ -52,16 +55,10 @@ class Nodes:
         """Return the number of the node to ask: the preferred one, or the one ``turn`` places after it."""
         return (self._first + turn) % len(self._connections)
 
-    def avoid(self, node: int) -> bool:
-        """Stop preferring a node that failed.
-
-        Returns:
-            True when the preference moved to the next node.
-        """
-        preferred = self._first == node
-        if preferred:
+    def avoid(self, node: int) -> None:
+        """Stop preferring a node that failed; the next one is preferred from now on."""
+        if self._first == node:
             self._first = (node + 1) % len(self._connections)
-        return preferred
 
     def link(self, node: int, limits: Limits) -> Link:
         """Return the shared link to a node, opening it if there is none.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ class Publisher:
         self.fallback = fallback
         self.topology: dict[tuple[str, str], list[Any]] = {}
         self.nodes = Nodes(connection, policy.connect)
-        atexit.register(self.close)
+        weakref.finalize(self, self.nodes.close)  # also at exit: the broker logs a connection that just vanishes
 
     def publish(self, message: Message, deadline: float | None = None) -> bool:
         """Publish one message and wait for its acknowledgement.
@@ -148,8 +148,10 @@ class Publisher:
         """
         if isinstance(error, Suspected | Blocked):
             return turn  # nothing is wrong with the node, or every other one is blocked as well
-        moved = not isinstance(error, Nacked) and self.nodes.avoid(node)
-        return turn if moved else turn + 1
+        if turn or isinstance(error, Nacked):
+            return turn + 1
+        self.nodes.avoid(node)
+        return turn
 
     def close(self) -> None:
         """Close the connections; the next publish opens new ones."""

@@ -191,7 +191,7 @@ def test_a_dead_result_store_does_not_hold_up_tasks() -> None:
     started = monotonic()
     with pytest.raises(Unreachable):
         app.tasks["add"].delay(1)
-    assert monotonic() - started < 2
+    assert monotonic() - started < 10, "stock Celery tries the result store for 19 s"
 
 
 def test_another_transport_publishes_the_stock_way() -> None:

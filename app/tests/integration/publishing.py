@@ -1,0 +1,212 @@
+"""Applications that publish to a scratch queue, with the layer in this process or the stock way in another one."""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+
+from holdfast import routing
+from holdfast.publisher import DurableAMQP, install
+
+from .rig import VHOST, Rig, password
+from .stack import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NODES = ("rabbit1", "rabbit2", "rabbit3")
+
+
+def urls(rig: Rig, *nodes: str) -> str:
+    """Return a broker URL that lists nodes in this order."""
+    login = f"admin:{password('RABBITMQ_ADMIN_PASSWORD')}"
+    return ";".join(f"amqp://{login}@{rig.stack.address(node)}:5672/{VHOST}" for node in nodes)
+
+
+def make_app(rig: Rig, *nodes: str, **changes: Any) -> Celery:
+    """Return an application with the layer that asks the nodes in the given order."""
+    app = Celery("publishing", broker=urls(rig, *(nodes or NODES)), set_as_current=False)
+    app.conf.update(
+        broker_failover_strategy="round-robin",
+        broker_connection_timeout=3,
+        task_queues=routing.queues((rig.queue,)),
+        task_default_queue=rig.queue,
+        task_default_exchange=routing.EXCHANGE,
+        task_default_exchange_type="topic",
+        task_create_missing_queues=False,
+        task_routes=(routing.Router(rig.queue),),
+        task_ignore_result=True,
+        holdfast_publish_attempt=3.0,
+        **changes,
+    )
+    install(app)
+
+    @app.task(name="scratch.echo", shared=False)
+    def echo(*_: Any) -> None:
+        pass
+
+    return app
+
+
+@contextmanager
+def publishing(rig: Rig, *nodes: str, **changes: Any) -> Iterator[Any]:
+    """Give the task of an application with the layer; its connections are closed at the end."""
+    app = make_app(rig, *nodes, **changes)
+    try:
+        yield app.tasks["scratch.echo"]
+    finally:
+        assert isinstance(app.amqp, DurableAMQP)
+        app.amqp.publisher().close()
+
+
+STOCK = """
+import json, sys, time
+app.conf.broker_url = sys.argv[1]
+app.conf.broker_failover_strategy = "round-robin"
+app.conf.task_ignore_result = True
+app.conf.task_routes = None
+echo.ignore_result = True
+safe = {{"queue": app.conf.task_default_queue, "confirm_timeout": 2, "mandatory": True}}
+def say(**words):
+    print(json.dumps(words), flush=True)
+def attempt(**options):
+    started = time.monotonic()
+    try:
+        echo.apply_async(("stock",), **(safe | options))
+    except Exception as error:
+        say(error=type(error).__name__, text=str(error), seconds=time.monotonic() - started)
+    else:
+        say(error=None, seconds=time.monotonic() - started)
+def pause():
+    say(ready=True)
+    sys.stdin.readline()
+{code}
+"""
+
+
+class StockPublisher:
+    """Stock Celery with the same settings and ``confirm_timeout`` and ``mandatory`` on each message, step by step."""
+
+    def __init__(self, rig: Rig, code: str, nodes: tuple[str, ...]) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", "from scratch import *\n" + STOCK.format(code=code), urls(rig, *nodes)],
+            env=rig.environment(STOCK="1"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def hear(self, seconds: float) -> dict[str, Any] | None:
+        """Return what it says next, or None when it says nothing for so long."""
+        assert self._child.stdout is not None
+        if not select.select([self._child.stdout], [], [], seconds)[0]:
+            return None
+        line = self._child.stdout.readline()
+        assert line, "the stock publisher ended"
+        words: dict[str, Any] = json.loads(line)
+        return words
+
+    def go_on(self) -> None:
+        """Let it leave ``pause()``."""
+        assert self._child.stdin is not None
+        self._child.stdin.write("\n")
+        self._child.stdin.flush()
+
+    def end(self) -> None:
+        """Kill it."""
+        self._child.kill()
+        self._child.communicate()
+
+
+@contextmanager
+def stock(rig: Rig, code: str, *nodes: str) -> Iterator[StockPublisher]:
+    """Run code that publishes the stock way; it may call ``attempt()``, ``pause()`` and ``say()``."""
+    child = StockPublisher(rig, code, nodes or NODES)
+    try:
+        yield child
+    finally:
+        child.end()
+
+
+@contextmanager
+def frozen(rig: Rig, *nodes: str) -> Iterator[None]:
+    """Stop nodes as SIGSTOP does; their kernels go on accepting connections and bytes."""
+    for node in nodes:
+        rig.stack.run("docker", "pause", rig.stack.container(node))
+    try:
+        yield
+    finally:
+        for node in nodes:
+            rig.stack.run("docker", "unpause", rig.stack.container(node))
+        whole(rig)
+
+
+@contextmanager
+def disk_alarm(rig: Rig) -> Iterator[None]:
+    """Raise the disk alarm on one node; it blocks the publishers of the whole cluster."""
+    limit = "disk_free_limit"
+    rig.stack.inside("rabbit2", "rabbitmqctl", "-q", f"set_{limit}", "100TB")
+    try:
+        wait_until(lambda: alarms(rig), "the disk alarm")
+        yield
+    finally:
+        rig.stack.inside("rabbit2", "rabbitmqctl", "-q", f"set_{limit}", "2GB")
+        wait_until(lambda: not alarms(rig), "the end of the disk alarm")
+
+
+def alarms(rig: Rig) -> list[Any]:
+    """Return the alarms of the cluster."""
+    status = rig.stack.rabbitmqctl("status")
+    found: list[Any] = status["alarms"]
+    return found
+
+
+@contextmanager
+def cut_off(rig: Rig, node: str) -> Iterator[None]:
+    """Separate a node from the other brokers; clients reach all of them."""
+    pid = rig.stack.state(node)["Pid"]
+    peers = [rig.stack.address(other) for other in NODES if other != node]
+    rules = [(chain, side, peer) for peer in peers for chain, side in (("INPUT", "-s"), ("OUTPUT", "-d"))]
+
+    def change(what: str) -> None:
+        for chain, side, peer in rules:
+            rig.stack.run("nsenter", "-t", str(pid), "-n", "iptables", what, chain, side, peer, "-j", "DROP")
+
+    change("-A")
+    try:
+        yield
+    finally:
+        change("-D")
+        whole(rig)
+
+
+def whole(rig: Rig, deadline: float = 120) -> None:
+    """Wait until all nodes run and every member of the scratch queue is online."""
+
+    def complete() -> bool:
+        row = rig.stack.queue(rig.queue, "online", "leader")
+        return len(row["online"]) == len(NODES) and len(rig.stack.rabbitmqctl("cluster_status")["running_nodes"]) == 3
+
+    wait_until(complete, "the cluster is whole", deadline)
+
+
+def leader(rig: Rig) -> str:
+    """Return the service name of the node that leads the scratch queue."""
+    return str(rig.stack.queue(rig.queue, "leader")["leader"]).removeprefix("rabbit@")
+
+
+def stored(rig: Rig) -> list[str]:
+    """Take every message out of the scratch queue and return their task ids."""
+    answer = rig.api(
+        "POST",
+        f"queues/{VHOST}/{rig.queue}/get",
+        {"count": 100_000, "ackmode": "ack_requeue_false", "encoding": "auto"},
+    )
+    return [message["properties"]["correlation_id"] for message in answer]
