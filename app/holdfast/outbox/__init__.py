@@ -33,7 +33,9 @@ __all__ = ["enqueue", "fallback", "metadata"]
 
 
 def fallback(transaction: Callable[[], AbstractContextManager[Session | Connection]]) -> Fallback:
-    """Let ``delay`` store a task that no broker accepts: ``publisher.install(app, outbox.fallback(engine.begin))``.
+    """Let ``delay`` store a task that no broker accepts.
+
+        app.conf.holdfast_publish_fallback = outbox.fallback(engine.begin)
 
     This saves the caller from an outage, not from a crash: only :func:`enqueue` belongs to the business transaction.
 
