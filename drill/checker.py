@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from drill import gaps
 from drill.history import ACKNOWLEDGED
+from drill.intervals import LONG, Intervals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from drill.gaps import Gap
-    from drill.history import Bound, Fault, History
+    from drill.history import Bound, Fault, History, Run
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 EXIT = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}
@@ -134,8 +135,8 @@ def count(history: History) -> Counts:
 def judge(history: History) -> Verdict:
     """Return the verdict. What is certain fails; what cannot be known is inconclusive; the rest passes."""
     counts = count(history)
-    flows = gaps.streams(history)
-    results = [_result(history, counts, flows, fault) for fault in history.faults]
+    index = _Index(history)
+    results = [_result(history, counts, index, fault) for fault in history.faults]
     slow = [line for result in results for line in _slow(result)]
     certain = [
         *_complaint(counts.false_ack, "were confirmed while no majority could have taken them"),
@@ -201,47 +202,50 @@ def _false_acks(history: History) -> frozenset[str]:
     )
 
 
-def _result(history: History, counts: Counts, flows: dict[str, list[float]], fault: Fault) -> FaultResult:
+class _Index:
+    """What is looked up for each fault, made once."""
+
+    def __init__(self, history: History) -> None:
+        self.flows = gaps.streams(history)
+        self.alive = Intervals((a.at, _done(history, i), i) for i, a in history.attempts.items())
+        self.running = Intervals(
+            (run.start, _over(history, i, run), i) for i, runs in history.runs.items() for run in runs
+        )
+        self.doubtful = Intervals((a.at, _doubted(history, i), i) for i, a in history.attempts.items())
+
+
+def _result(history: History, counts: Counts, index: _Index, fault: Fault) -> FaultResult:
     start, end = fault.apply_at, fault.settled_at or fault.healed_at or fault.heal_at
-    mine = {i for i in history.attempts if _touched(history, i, start, end)}
+    mine = set(index.alive.touching(start, end))
     bad = {
         name: len(mine & getattr(counts, name))
         for name in ("lost", "result_lost", "effect_duplicated", "innocent_dead", "false_ack", "recovered")
     }
-    unanswered = sum(_unanswered(history, i, start, end) for i in mine)
-    timings = [Timing(b, gaps.measure(history, flows, fault, b)) for b in fault.bounds] if fault.settled_at else []
-    extra = sum(number for i, number in counts.extra.items() if i in mine)
-    exposed = max(fault.unacked, _in_flight(history, start)) + unanswered
-    return FaultResult(fault, len(mine), bad, extra, exposed, timings)
+    unanswered = sum(_doubted(history, i) > history.attempts[i].at for i in index.doubtful.touching(start, end))
+    in_flight = sum(1 for _ in index.running.touching(start, start))
+    timings = [Timing(b, gaps.measure(index.flows, fault, b)) for b in fault.bounds] if fault.settled_at else []
+    extra = sum(counts.extra[i] for i in mine & counts.extra.keys())
+    return FaultResult(fault, len(mine), bad, extra, max(fault.unacked, in_flight) + unanswered, timings)
 
 
-def _in_flight(history: History, at: float) -> int:
-    """Count the executions that had begun at a time and were not over: result not stored, or cut and not repeated."""
-    number = 0
-    for task_id, runs in history.runs.items():
-        for run in runs:
-            if run.end is None:
-                later = [other.start for other in runs if other.start > run.start]
-            else:
-                later = [mark for mark in history.stored.get(task_id, ()) if mark > run.end]
-            over = min(later, default=float("inf") if run.end is None else run.end)
-            number += run.start <= at <= over
-    return number
+def _done(history: History, task_id: str) -> float:
+    """Return when a task had ended for the last time; infinity for one that never did."""
+    return max((run.end for run in history.runs.get(task_id, ()) if run.end is not None), default=float("inf"))
 
 
-def _touched(history: History, task_id: str, start: float, end: float) -> bool:
-    """Whether a task was attempted or in flight in a window."""
-    ends = [run.end for run in history.runs.get(task_id, []) if run.end is not None]
-    done = max(ends) if ends else float("inf")
-    return history.attempts[task_id].at <= end and done >= start
+def _over(history: History, task_id: str, run: Run) -> float:
+    """Return when an execution could no more be repeated: its result was stored, or, cut, it was."""
+    if run.end is None:
+        return min((r.start for r in history.runs[task_id] if r.start > run.start), default=float("inf"))
+    return min((mark for mark in history.stored.get(task_id, ()) if mark > run.end), default=run.end)
 
 
-def _unanswered(history: History, task_id: str, start: float, end: float) -> bool:
-    """Whether a publish was under way in the window for so long, or so badly, that it may have been sent twice."""
-    outcome, at = history.outcomes.get(task_id), history.attempts[task_id].at
-    if outcome is None or outcome.result not in ACKNOWLEDGED:
-        return start <= at <= end
-    return at <= end and outcome.at >= start and outcome.at - at > 0.5
+def _doubted(history: History, task_id: str) -> float:
+    """Return until when a publish took so long, or went so badly, that it may have been sent twice."""
+    attempt, outcome = history.attempts[task_id], history.outcomes.get(task_id)
+    if outcome is not None and outcome.result in ACKNOWLEDGED and outcome.at - attempt.at <= 0.5:
+        return attempt.at
+    return attempt.at + LONG if outcome is None else outcome.at
 
 
 def _complaint(ids: Iterable[str], what: str) -> list[str]:

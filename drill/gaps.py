@@ -42,37 +42,55 @@ def longest(times: Sequence[float], start: float, end: float) -> Gap:
     return Gap(seconds, ended=following is not None or last_step < len(inside) - 2)
 
 
-def streams(history: History) -> dict[str, list[float]]:
-    """Return the times of acknowledged publishes, finished executions and stored results, ascending."""
+@dataclass(frozen=True)
+class Flows:
+    """The events of a run.
+
+    Attributes:
+        times: of acknowledged publishes, finished executions and stored results, each ascending.
+        cut: start of each execution that has no end, and of the task's next one (infinity for none).
+    """
+
+    times: dict[str, list[float]]
+    cut: list[tuple[float, float]]
+
+
+def streams(history: History) -> Flows:
+    """Return the events of a run."""
     acknowledged = (outcome.at for outcome in history.outcomes.values() if outcome.result == "acknowledged")
     finished = (run.end for runs in history.runs.values() for run in runs if run.end is not None)
     stored = (at for times in history.stored.values() for at in times)
-    return {"publish": sorted(acknowledged), "work": sorted(finished), "results": sorted(stored)}
+    cut = [
+        (run.start, min((other.start for other in runs if other.start > run.start), default=float("inf")))
+        for task_id, runs in history.runs.items()
+        if task_id in history.attempts and not history.attempts[task_id].poison
+        for run in runs
+        if run.end is None
+    ]
+    return Flows({"publish": sorted(acknowledged), "work": sorted(finished), "results": sorted(stored)}, cut)
 
 
-def rerun(history: History, fault: Fault) -> Gap:
-    """Return how long the slowest task whose execution the fault cut waited for its next one."""
-    slowest = Gap(0.0, ended=True)
-    for runs in history.runs.values():
-        for run in runs:
-            again = min((other.start for other in runs if other.start > run.start), default=None)
-            cut_here = run.end is None and run.start <= fault.applied_at and (again is None or again > fault.applied_at)
-            if cut_here:
-                until = fault.settled_at if again is None else again
-                slowest = max(slowest, Gap(until - fault.applied_at, again is not None), key=lambda gap: gap.seconds)
-    return slowest
+def rerun(cut: Sequence[tuple[float, float]], fault: Fault) -> Gap:
+    """Return how long the slowest task whose execution the fault cut waited for its next one.
+
+    Args:
+        cut: start of each execution that has no end, and of the task's next one (infinity for none).
+        fault: whose.
+    """
+    waits = [(min(again, fault.settled_at), again) for start, again in cut if start <= fault.applied_at < again]
+    until, again = max(waits, default=(fault.applied_at, 0.0))
+    return Gap(until - fault.applied_at, again <= until)
 
 
-def measure(history: History, flows: dict[str, list[float]], fault: Fault, bound: Bound) -> Gap:
+def measure(flows: Flows, fault: Fault, bound: Bound) -> Gap:
     """Return the gap that a bound speaks about.
 
     Args:
-        history: of the run.
-        flows: what :func:`streams` returned for it.
+        flows: what :func:`streams` returned.
         fault: whose.
         bound: its stream, and whether it counts from the fault or from its healing on.
     """
     if bound.stream == "rerun":
-        return rerun(history, fault)
+        return rerun(flows.cut, fault)
     start = fault.applied_at if bound.since == "apply" else fault.healed_at
-    return longest(flows[bound.stream], start, max(start, fault.settled_at))
+    return longest(flows.times[bound.stream], start, max(start, fault.settled_at))

@@ -124,7 +124,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _timeline(history: History) -> str:
-    flows = gaps.streams(history)
+    flows = gaps.streams(history).times
     times = [*(a.at for a in history.attempts.values()), *flows["work"], *(s["at"] for s in history.samples)]
     if not times:
         return "<p>Nothing happened.</p>"

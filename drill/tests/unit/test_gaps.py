@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drill.gaps import longest
+from drill.gaps import longest, rerun
+from drill.history import Fault
+from drill.intervals import Intervals
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,36 @@ def test_no_silence_in_the_window_is_longer(times: list[float], start: float, le
     inside = [t for t in times if start < t <= end]
     assert gap.seconds <= max([*times, end]) - start
     assert gap.seconds * (len(inside) + 1) >= (inside[-1] if inside else 0) - start
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(
+    st.lists(st.tuples(st.floats(0, 300), st.floats(0, 200) | st.just(float("inf")), st.uuids().map(str)), max_size=30),
+    st.floats(0, 300),
+    st.floats(0, 100),
+)
+def test_the_index_finds_what_a_search_through_all_finds(
+    spans: list[tuple[float, float, str]], start: float, length: float
+) -> None:
+    spans = [(since, since + lasts, name) for since, lasts, name in spans]
+    expected = {name for since, until, name in spans if since <= start + length and until >= start}
+    assert set(Intervals(spans).touching(start, start + length)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cut", "seconds", "ended"),
+    [
+        ([], 0.0, True),
+        ([(9.0, 14.0)], 3.0, True),
+        ([(9.0, 14.0), (10.5, 17.5)], 6.5, True),
+        ([(9.0, float("inf"))], 9.0, False),  # not again before the window ended
+        ([(9.0, 10.5)], 0.0, True),  # was repeated before this fault
+        ([(12.0, 30.0)], 0.0, True),  # began after it
+    ],
+)
+def test_a_task_that_was_cut_waits_for_its_next_run(
+    cut: list[tuple[float, float]], seconds: float, ended: bool
+) -> None:
+    fault = Fault("1-x", "x", [], apply_at=10, applied_at=11, settled_at=20)
+    gap = rerun(cut, fault)
+    assert (gap.seconds, gap.ended) == (seconds, ended)
