@@ -107,9 +107,9 @@ def test_the_first_queue_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_soft_limit_comes_before_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("1500", "100", "60"):
+    for limit in ("1500", "100", "60", "2"):
         settings = load(monkeypatch, HOLDFAST_TIME_LIMIT=limit)
-        assert 0 < settings["task_soft_time_limit"] < settings["task_time_limit"] == int(limit)
+        assert int(limit) * 0.5 <= settings["task_soft_time_limit"] < settings["task_time_limit"] == int(limit)
 
 
 def test_on_redis_nothing_is_set_that_only_rabbitmq_knows(monkeypatch: pytest.MonkeyPatch) -> None:
