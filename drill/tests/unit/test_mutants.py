@@ -1,0 +1,81 @@
+"""A mutant changes what it says, and nothing when it is a control."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from drill import lab, ledger, load, mutants
+from drill.cli import ROOT
+from drill.faults import REGISTRY
+from drill.history import build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOPOLOGY = json.loads((ROOT / "compose/config/rabbitmq/definitions/10-topology.json").read_text())
+ENVIRONMENT = {
+    "HOLDFAST_BROKER_URL": "amqp://app:pw@10.0.0.1:5672/holdfast;amqp://app:pw@10.0.0.2:5672/holdfast",
+    "HOLDFAST_RESULT_URL": "sentinel://app:pw@10.0.0.3:26379/0",
+    "HOLDFAST_SENTINEL_MASTER": "results",
+    "HOLDFAST_SENTINEL_USERNAME": "app",
+    "HOLDFAST_SENTINEL_PASSWORD": "pw",
+}
+
+
+@pytest.mark.parametrize("name", mutants.MUTANTS)
+def test_faults_and_kinds_of_tasks_exist(name: str) -> None:
+    mutant = mutants.MUTANTS[name]
+    assert set(mutant.faults) <= REGISTRY.keys()
+    next(load.batches("r.p", 1, mutant.mix, {"single": 1}))
+
+
+@pytest.mark.parametrize("name", [name for name, mutant in mutants.MUTANTS.items() if mutant.topology])
+def test_a_change_of_the_definitions_changes_them(name: str) -> None:
+    change = mutants.MUTANTS[name].topology
+    changed = copy.deepcopy(TOPOLOGY)
+    assert change
+    change(changed)
+    assert changed != TOPOLOGY
+
+
+def test_every_url_gets_the_drills_virtual_host() -> None:
+    environment = dict(ENVIRONMENT)
+    lab.use_vhost(environment)
+    assert environment["HOLDFAST_BROKER_URL"] == "amqp://app:pw@10.0.0.1:5672/drill;amqp://app:pw@10.0.0.2:5672/drill"
+
+
+def ask_app(variant: str, expression: str) -> Any:
+    """Return a value of the application of a set-up, made in a process of its own."""
+    code = f"import json; from drill.variants import app; print(json.dumps({expression}))"
+    environment = dict(os.environ) | ENVIRONMENT | {"DRILL_VARIANT": variant}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_control_has_all_safeguards_and_a_mutant_lacks_one() -> None:
+    layer = "[type(app.amqp).__name__, app.conf.worker_consumer, app.conf.task_acks_late]"
+    assert ask_app("control", layer) == ["DurableAMQP", "holdfast.consumer:Consumer", True]
+    assert ask_app("late-ack", layer) == ["DurableAMQP", "holdfast.consumer:Consumer", False]
+    assert ask_app("confirms", layer) == ["AMQP", "holdfast.consumer:Consumer", True]
+
+
+def test_stock_is_celery_alone() -> None:
+    values = ask_app("stock", "[type(app.amqp).__name__, app.conf.worker_consumer, app.conf.task_acks_late]")
+    assert values == ["AMQP", "celery.worker.consumer:Consumer", False]
+
+
+def test_a_writer_that_drops_or_buffers_records_is_noticed(tmp_path: Path) -> None:
+    dropping = mutants.DroppingWriter(tmp_path / "a.ledger", "r", "test")
+    buffered = mutants.BufferedWriter(tmp_path / "b.ledger", "r", "test")  # killed: never closed
+    for writer in (dropping, buffered):
+        for number in range(250):
+            writer.append("attempt", id=f"r.{number}", task="short", path="single")
+    unchecked = build(ledger.read_all(tmp_path, "r"), "r").unchecked
+    assert [text.partition(":")[0] for text in unchecked] == ["a.ledger", "b.ledger"]
