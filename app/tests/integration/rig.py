@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
+from holdfast import pulse
+
 from .stack import ROOT, Stack, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from holdfast.pulse import Pulse
 
 HERE = Path(__file__).parent
 VHOST = "holdfast"
@@ -118,6 +122,45 @@ class Rig:
         row = self.stack.queue(queue or self.queue, "messages_ready", "messages_unacknowledged")
         return int(row["messages_ready"]), int(row["messages_unacknowledged"])
 
+    # -- faults, undone at the end of the block
+
+    @contextmanager
+    def disk_alarm(self, node: str = "rabbit1") -> Iterator[None]:
+        """Block every publisher of the cluster."""
+        limit = self.stack.rabbitmqctl("status", node=node)["disk_free_limit"]
+        self.stack.inside(node, "rabbitmqctl", "-q", "set_disk_free_limit", str(10**15))
+        try:
+            yield
+        finally:
+            self.stack.inside(node, "rabbitmqctl", "-q", "set_disk_free_limit", str(limit))
+
+    @contextmanager
+    def paused(self, *services: str) -> Iterator[None]:
+        """Freeze containers: their connections stay open and silent."""
+        containers = [self.stack.container(service) for service in services]
+        try:
+            for container in containers:
+                self.stack.run("docker", "pause", container)
+            yield
+        finally:
+            for container in containers:
+                self.stack.run("docker", "unpause", container, check=False)
+            self.stack.wait_healthy(*services)
+
+    @contextmanager
+    def cut(self, worker: Process) -> Iterator[None]:
+        """Drop the packets of a worker's connections of this moment; new ones pass."""
+        sides = (("OUTPUT", "--sport"), ("INPUT", "--dport"))
+        rules = [(chain, side, port) for port, _ in worker.broker_connections() for chain, side in sides]
+        assert rules
+        try:
+            for chain, side, port in rules:
+                self.stack.run("iptables", "-I", chain, "-p", "tcp", side, port, "-j", "DROP")
+            yield
+        finally:
+            for chain, side, port in rules:
+                self.stack.run("iptables", "-D", chain, "-p", "tcp", side, port, "-j", "DROP", check=False)
+
     # -- the application
 
     def environment(self, **extra: str) -> dict[str, str]:
@@ -180,6 +223,11 @@ class Rig:
                 process.wait_for("ready.", 40)
             yield process
 
+    def heartbeats(self) -> list[Pulse]:
+        """Return the heartbeats of the workers and beats that ran here."""
+        os.environ["HOLDFAST_PULSE_DIR"] = str(self.folder / "pulse")
+        return [found for name in pulse.names() if (found := pulse.read(name))]
+
     def lines(self, step: str = "") -> list[list[str]]:
         """Return the ledger's lines, split, of one step or all."""
         text = self.ledger.read_text(encoding="utf-8") if self.ledger.exists() else ""
@@ -208,6 +256,16 @@ class Process:
     @property
     def alive(self) -> bool:
         return self.child.poll() is None
+
+    def broker_connections(self) -> list[tuple[str, str]]:
+        """Return local port and node address of each connection of the main process to a broker."""
+        found = []
+        command = ["ss", "-Htnp", "state", "established", "dport", "=", ":5672"]
+        for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+            if f"pid={self.child.pid}," in line:
+                _, _, here, there, *_ = line.split()
+                found.append((here.rpartition(":")[2], there.rpartition(":")[0]))
+        return found
 
     def wait_for(self, words: str, deadline: float = 30, times: int = 1) -> None:
         """Wait until the log contains ``words`` so many times."""

@@ -1,0 +1,119 @@
+"""Results that were reported stored survive a failover; a task whose result cannot be stored is not acknowledged."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .stack import wait_until
+
+if TYPE_CHECKING:
+    from .rig import Rig
+
+pytestmark = pytest.mark.stack
+
+DATA = ("redis1", "redis2", "redis3")
+
+
+def replicas(rig: Rig) -> list[str]:
+    """Return the services that are not primary now."""
+    primary = rig.stack.redis_primary()
+    return [name for name in DATA if name != primary]
+
+
+STORE_AND_COUNT = """
+import json, os, signal
+stored = []
+for number in range(40):
+    app.backend.store_result(f"id{number}", number, "SUCCESS")
+print(app.backend.client.connection_pool.get_master_address()[0])
+"""
+READ_ALL = """
+import json
+print(json.dumps([app.backend.get_task_meta(f"id{n}", cache=False)["result"] for n in range(40)]))
+"""
+
+
+def test_a_stored_result_survives_the_death_of_the_primary_in_the_next_moment(rig: Rig) -> None:
+    primary = rig.stack.redis_primary()
+    address = rig.call(STORE_AND_COUNT)
+    rig.stack.kill(primary)
+    assert address == rig.stack.address(primary)
+    wait_until(lambda: rig.stack.redis_primary() != primary, "another primary", 40)
+    assert json.loads(rig.call(READ_ALL)) == list(range(40))
+    rig.stack.wait_healthy(*DATA)
+
+
+def test_without_a_replica_no_result_counts_as_stored_and_no_task_as_failed(rig: Rig) -> None:
+    rig.declare(delivery_limit=1)
+    with rig.worker(SCRATCH_PATIENCE="2"):
+        with rig.paused(*replicas(rig)):
+            rig.call("echo.apply_async(args=('x',), task_id='x')")
+            wait_until(lambda: rig.runs("end")["x"] >= 4, "it is handed out again, beyond the delivery limit", 60)
+            assert rig.depth(rig.dead) == (0, 0)
+        rig.drained()
+        assert rig.call("print(app.AsyncResult('x').state)") == "SUCCESS"
+    assert rig.depth(rig.dead) == (0, 0)
+
+
+def test_a_worker_lives_while_the_store_is_away_and_settles_what_it_held(rig: Rig) -> None:
+    nowhere = "sentinel://app:none@127.0.0.1:1/0"
+    with rig.worker(HOLDFAST_RESULT_URL=nowhere) as worker:
+        rig.publish("[[1], {}, {}]", {"id": "late", "task": "scratch.echo", "expires": "2020-01-01T00:00:00+00:00"})
+        rig.publish("[[], {}, {}]", {"id": "unknown", "task": "scratch.nothing"})
+        worker.wait_for("State of task scratch.echo[late] cannot be recorded now", 30, times=2)
+        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "the unknown task is in the dead-letter queue", 30)
+        assert worker.alive
+        assert sum(rig.depth()) == 1
+    with rig.worker():
+        rig.drained()
+    assert rig.call("print(app.AsyncResult('late').state)") == "REVOKED"
+    assert not rig.runs("echo")
+
+
+def test_stock_celery_ends_when_an_expired_task_arrives_while_the_store_is_away(rig: Rig) -> None:
+    with rig.worker(STOCK="1", HOLDFAST_RESULT_URL="sentinel://app:none@127.0.0.1:1/0") as worker:
+        rig.publish("[[1], {}, {}]", {"id": "late", "task": "scratch.echo", "expires": "2020-01-01T00:00:00+00:00"})
+        wait_until(lambda: not worker.alive, "the worker has ended", 150)
+    assert rig.depth() == (1, 0)  # for the next worker to end at
+
+
+def test_no_result_is_lost_or_false_when_the_primary_changes_under_load(rig: Rig) -> None:
+    send = "for n in range(200): echo.apply_async(args=(n, 0.02), task_id=f'id{n}')"
+    read = (
+        "import json; print(json.dumps([app.AsyncResult(f'id{n}')._get_task_meta() for n in range(200)], default=str))"
+    )
+    with rig.worker(concurrency=2):
+        rig.call(send)
+        wait_until(lambda: len(rig.runs("end")) > 30, "some have run", 30)
+        primary = rig.stack.redis_primary()
+        rig.stack.kill(primary)
+        wait_until(lambda: rig.stack.redis_primary() != primary, "another primary", 40)
+        rig.drained(90)
+    metas = json.loads(rig.call(read))
+    assert [(meta["status"], meta["result"]) for meta in metas] == [("SUCCESS", n) for n in range(200)]
+    assert rig.depth(rig.dead) == (0, 0)
+    rig.stack.wait_healthy(*DATA)
+
+
+def test_a_chord_ends_although_the_primary_dies_and_get_waits_for_it(rig: Rig) -> None:
+    code = """
+from celery import chord, group
+from holdfast.results import get
+import subprocess, sys
+result = chord(group(echo.s(n, 0.2) for n in range(40)), total.s())()
+subprocess.run(sys.argv[1:] or ["docker", "kill", "--signal", "KILL", PRIMARY], check=True, stdout=subprocess.DEVNULL)
+print(get(result, 90))
+"""
+    primary = rig.stack.redis_primary()
+    with rig.worker(concurrency=2):
+        try:
+            code = code.replace("PRIMARY", repr(rig.stack.container(primary)))
+            assert rig.call(code, seconds=120) == str(sum(range(40)))
+        finally:
+            rig.stack.run("docker", "start", rig.stack.container(primary))
+            rig.stack.wait_healthy(*DATA)
+    assert set(rig.runs("end")) == {str(n) for n in range(40)}
+    assert rig.runs("total") == {"40": 1}

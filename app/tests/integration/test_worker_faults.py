@@ -1,0 +1,102 @@
+"""A worker goes on through the faults of its servers, loses nothing, and is never connected and idle."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .stack import wait_until
+
+if TYPE_CHECKING:
+    from .rig import Rig
+
+pytestmark = pytest.mark.stack
+
+
+def test_during_an_alarm_a_worker_with_events_drains_its_queue_and_a_retry_waits(rig: Rig) -> None:
+    rig.call("[echo.delay(n) for n in range(100)]; again.apply_async(args=(1, 1))")
+    with rig.disk_alarm(), rig.worker(concurrency=2) as worker:
+        wait_until(lambda: len(rig.runs("end")) == 100, "the queue is drained while publishers are blocked", 60)
+        worker.wait_for("its retry was not accepted", 40)
+        assert [beat.problems() for beat in rig.heartbeats()] == [[]]
+        assert rig.depth(rig.dead) == (0, 0)
+        worker.wait_for("Events and replies pause", 20)
+    with rig.worker():
+        rig.drained()
+    assert rig.runs("again")[f"1/{rig.queue}"] >= 1  # more when the broker read a blocked publish after all
+
+
+def test_stock_celery_does_not_consume_during_an_alarm(rig: Rig) -> None:
+    rig.call("[echo.delay(n) for n in range(20)]")
+    with rig.disk_alarm(), rig.worker(STOCK="1", ready=False) as worker:
+        worker.wait_for("Connected to amqp", 30)
+        with pytest.raises(AssertionError, match="not within 20 s"):
+            wait_until(lambda: rig.runs("end"), "a task runs", 20)
+
+
+def test_a_killed_child_and_a_killed_worker_lose_nothing(rig: Rig) -> None:
+    with rig.worker() as first:
+        rig.call("echo.delay('child', 5)")
+        wait_until(lambda: rig.runs("echo") == {"child": 1}, "it runs", 20)
+        os.kill(int(rig.lines("echo")[0][3]), signal.SIGKILL)
+        wait_until(lambda: rig.runs("end") == {"child": 1}, "it runs again", 30)
+        rig.drained()
+        rig.call("echo.delay('parent', 5)")
+        wait_until(lambda: rig.runs("echo")["parent"] == 1, "it runs", 20)
+        first.end()
+    with rig.worker():
+        wait_until(lambda: rig.runs("end") == {"child": 1, "parent": 1}, "another worker runs it again", 40)
+        rig.drained()
+    assert rig.depth(rig.dead) == (0, 0)
+
+
+def test_a_worker_leaves_a_frozen_node_and_its_restart_does_not_hang_on_one(rig: Rig) -> None:
+    with rig.worker() as worker:
+        (address,) = {there for _, there in worker.broker_connections()}
+        node = next(name for name in ("rabbit1", "rabbit2", "rabbit3") if rig.stack.address(name) == address)
+        with rig.paused(node):
+            rig.call("echo.delay('meanwhile')")
+            wait_until(lambda: rig.runs("end") == {"meanwhile": 1}, "the worker consumes from another node", 60)
+            with rig.worker() as second:
+                assert second.alive
+        rig.call("echo.delay('after')")
+        wait_until(lambda: rig.runs("end")["after"] == 1, "it goes on after the node is back", 30)
+        assert worker.alive
+        assert [beat.problems() for beat in rig.heartbeats()][:1] == [[]]
+
+
+def test_a_worker_survives_the_restart_of_all_brokers(rig: Rig) -> None:
+    brokers = ("rabbit1", "rabbit2", "rabbit3")
+    with rig.worker() as worker:
+        rig.call("echo.delay('before', 600)")
+        wait_until(lambda: rig.runs("echo") == {"before": 1}, "a task runs", 20)
+        rig.call("[echo.delay(n) for n in range(50)]")
+        for broker in brokers:
+            rig.stack.kill(broker)
+        rig.stack.wait_healthy(*brokers, deadline=120)
+        wait_until(lambda: rig.runs("echo")["before"] == 2, "the interrupted task is handed out again", 90)
+        assert worker.alive
+    with rig.worker(concurrency=2):
+        wait_until(lambda: len(rig.runs("end")) == 50, "what was queued before is run", 60)
+
+
+def test_a_consumer_timeout_does_not_stop_the_worker(rig: Rig) -> None:
+    rig.declare(consumer_timeout=10_000, delivery_limit=1)
+    with rig.worker(concurrency=2) as worker:
+        rig.call("echo.apply_async(args=('long', 100), task_id='long')")
+        wait_until(lambda: rig.runs("echo")["long"] == 1, "the long task runs", 20)
+        wait_until(lambda: rig.runs("echo")["long"] == 2, "the broker takes it away and hands it out again", 150)
+        rig.call("echo.delay('short')")
+        wait_until(lambda: rig.runs("end") == {"short": 1}, "the worker consumes again", 30)
+        assert worker.alive
+
+
+def test_a_worker_that_reconnects_before_the_broker_noticed_does_not_meet_its_own_queue(rig: Rig) -> None:
+    with rig.worker() as worker, rig.cut(worker):
+        rig.call("echo.delay('after')")
+        wait_until(lambda: rig.runs("end") == {"after": 1}, "the worker consumes on a new connection", 60)
+        assert worker.alive
+        assert "RESOURCE_LOCKED" not in worker.text
