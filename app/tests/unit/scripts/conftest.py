@@ -49,8 +49,8 @@ class Machine:
         """Return the file in which the calls of ``name`` are noted."""
         return self.bin.parent / f"{name}.calls"
 
-    def docker(self, *, compose: str = "2.40.3", engine: str = "26.1.5", running: str = "") -> None:
-        """Put a Docker on PATH with these versions; ``running`` is what ``docker ps`` prints."""
+    def docker(self, *, compose: str = "2.40.3", engine: str = "26.1.5", running: str = "", volumes: str = "") -> None:
+        """Put a Docker on PATH with these versions; the others are lists that it prints."""
         self.program(
             "docker",
             f"""
@@ -59,6 +59,7 @@ class Machine:
               "version --format"*) echo "{engine}" ;;
               "info --format"*) echo "{self.checkout}" ;;
               ps*) echo "{running}" ;;
+              "volume ls"*) echo "{volumes}" ;;
             esac
             """,
         )

@@ -95,6 +95,15 @@ def test_secrets_that_cannot_be_read_are_named(machine: Machine) -> None:
     refused(machine, str(secret), "can read", user=NOBODY if os.getuid() == 0 else None)
 
 
+def test_old_data_without_its_passwords_is_not_started(machine: Machine) -> None:
+    machine.docker(running="0123456789ab", volumes="holdfast_postgres")
+    refused(machine, "passwords are not in", "new passwords do not open old data", "make clean")
+
+
+def test_an_unknown_broker_is_refused_before_anything_else(machine: Machine) -> None:
+    refused(machine, "BROKER=kafka", "rabbitmq (the default) or redis", script="up", BROKER="kafka")
+
+
 @pytest.mark.parametrize("image", ["rabbitmq:4.3.4-management", "rabbitmq:3", "rabbitmq", "rabbitmq:latest"])
 def test_a_rabbitmq_that_loses_data_is_refused(machine: Machine, image: str) -> None:
     machine.docker(running="0123456789ab")
