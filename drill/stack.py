@@ -140,7 +140,7 @@ class Stack:
         found = []
         for node in self.management("nodes"):
             name = node["name"].partition("@")[2]
-            found += [f"{name}: {kind}" for kind in ("mem", "disk") if node.get(f"{kind}_alarm")]
+            found += [f"{name}: {kind}" for kind in ("mem", "disk_free") if node.get(f"{kind}_alarm")]
         return found
 
     # Redis

@@ -213,7 +213,7 @@ def _alarm(stack: Stack, rng: random.Random, kind: str, command: list[str], back
 @fault("disk-alarm", "raise a disk alarm: publishers are blocked, workers drain", "rabbit", "smoke standard soak")
 def _disk_alarm(stack: Stack, rng: random.Random) -> Plan:
     limit = stack.management("nodes")[0]["disk_free_limit"]
-    return _alarm(stack, rng, "disk", ["set_disk_free_limit", str(10**14)], ["set_disk_free_limit", str(limit)])
+    return _alarm(stack, rng, "disk_free", ["set_disk_free_limit", str(10**14)], ["set_disk_free_limit", str(limit)])
 
 
 @fault("memory-alarm", "raise a memory alarm", "rabbit", "standard soak")
