@@ -1,0 +1,126 @@
+"""The worker's side of one message: every way out settles it once, and no missing store ends the worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from billiard.einfo import ExceptionInfo
+from celery import Celery
+from celery.exceptions import InvalidTaskError, TimeLimitExceeded
+
+from holdfast import consumer, task
+from holdfast.request import PutBack, Request
+
+
+class Settled:
+    """A message that notes how it was settled."""
+
+    def __init__(self, headers: dict[str, Any] | None = None, **extra: Any) -> None:
+        self.how: list[Any] = []
+        self.headers = {"id": "id", "task": "t", **(headers or {})}
+        self.payload = ([], {}, {})
+        self.body, self.content_type, self.content_encoding = b"[[], {}, {}]", "application/json", "utf-8"
+        self.properties: dict[str, Any] = {}
+        self.delivery_info = {"exchange": "tasks", "routing_key": "q", "redelivered": False}
+        vars(self).update(extra)
+
+    def put_back(self, hold: float) -> None:
+        self.how.append(("put back", hold))
+
+
+@pytest.fixture
+def app() -> Celery:
+    app = Celery("unit", broker="memory://", backend="cache+memory://", set_as_current=False)
+    consumer.install(app)
+    task.install(app)
+    app.conf.update(task_acks_late=True, task_acks_on_timeout=False, task_reject_on_worker_lost=True)
+
+    @app.task(name="t", shared=False)
+    def nothing() -> None:
+        """Do nothing."""
+
+    app.finalize()
+    return app
+
+
+def request(app: Celery, message: Settled) -> Any:
+    return Request(
+        message,
+        app=app,
+        task=app.tasks["t"],
+        headers=message.headers,
+        on_ack=lambda *_: message.how.append("ack"),
+        on_reject=lambda _logger, _errors, requeue: message.how.append(("reject", requeue)),
+    )
+
+
+def failure(error: Exception) -> ExceptionInfo:
+    def fail() -> None:
+        raise error
+
+    try:
+        fail()
+    except Exception:  # noqa: BLE001 - as a pool child reports it
+        return ExceptionInfo()
+    raise AssertionError
+
+
+def away(*_args: Any, **_kwargs: Any) -> None:
+    raise PutBack("the store is away")
+
+
+def test_a_task_that_could_not_be_finished_goes_back_uncounted(app: Celery) -> None:
+    message = Settled()
+    one = request(app, message)
+    one.on_failure(failure(PutBack("no store", hold=3)))
+    one.on_failure(failure(PutBack("no store", hold=3)))
+    assert message.how == [("put back", 3)]
+
+
+def test_under_another_consumer_it_is_requeued_as_celery_does(app: Celery) -> None:
+    message = Settled()
+    vars(message)["put_back"] = None
+    request(app, message).put_back()
+    assert message.how == [("reject", True)]
+
+
+def test_a_state_that_cannot_be_recorded_settles_nothing_for_good(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mark_as_failure", "mark_as_revoked"):
+        monkeypatch.setattr(app.backend, name, away)
+    expired = Settled({"expires": "2020-01-01T00:00:00+00:00"})
+    assert request(app, expired).revoked() is True
+    assert expired.how == [("put back", 5.0)]
+    failed = Settled()
+    app.tasks["t"].acks_on_failure = True
+    request(app, failed).on_failure(failure(ValueError("x")))
+    assert failed.how == ["ack"]  # Celery settles before it records; the worker lives on
+
+
+def test_a_hard_limit_counts_and_records_nothing_while_the_task_may_still_succeed(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[object] = []
+    monkeypatch.setattr(app.backend, "mark_as_failure", lambda *args, **_: recorded.append(args))
+    message = Settled()
+    one = request(app, message)
+    one.on_timeout(False, 5)
+    one.on_failure(failure(TimeLimitExceeded(5)))
+    assert (message.how, recorded) == ([("reject", True)], [])
+
+
+def test_a_lost_child_of_a_chord_runs_again_even_if_its_result_is_there(app: Celery) -> None:
+    app.backend.store_result("id", 1, "SUCCESS")
+    alone, member = request(app, Settled()), request(app, Settled({"chord": {"task": "body"}}))
+    assert alone._success_was_stored()["status"] == "SUCCESS"
+    assert member._success_was_stored() is False
+
+
+@pytest.mark.parametrize("limits", ["x", [1], [1, "2"], [1, 2, 3]])
+def test_broken_time_limits_are_found_before_a_slot_is_taken(app: Celery, limits: object) -> None:
+    with pytest.raises(InvalidTaskError, match="invalid time limits"):
+        request(app, Settled({"timelimit": limits}))
+
+
+def test_the_tasks_of_an_app_use_it(app: Celery) -> None:
+    assert app.tasks["t"].Request == "holdfast.request:Request"
