@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from holdfast.dead import REPLAY_HEADER
 from webhooks import db, delivery, tasks
@@ -92,6 +93,20 @@ def test_a_slow_receiver_is_tried_again(accepted: str, server: Receiver, monkeyp
     result = run(accepted)
     assert "ReadTimeout" in str(result.result)
     assert row(accepted).status == DEAD
+
+
+def test_a_database_that_is_away_costs_no_attempt(accepted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, calls = delivery.begin, []
+
+    def begin_later(delivery_id: str, replay: int) -> Delivery:
+        calls.append(delivery_id)
+        if len(calls) < 3:
+            raise OperationalError("SELECT 1", {}, Exception("the database is away"))
+        return begin(delivery_id, replay)
+
+    monkeypatch.setattr(delivery, "begin", begin_later)
+    assert run(accepted).state == "SUCCESS"
+    assert (len(calls), row(accepted).attempts) == (3, 1)
 
 
 def test_nobody_listening_is_worth_another_attempt() -> None:
