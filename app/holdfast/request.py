@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, override
 
+from amqp.exceptions import ConnectionError as AMQPConnectionError
 from billiard.einfo import ExceptionWithTraceback
 from celery import states
 from celery.exceptions import InvalidTaskError, Reject
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
+from kombu.exceptions import OperationalError
 
 if TYPE_CHECKING:
     from billiard.einfo import ExceptionInfo
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 HOLD = 5.0  # seconds; a server that is away is asked again this often, not in a loop
+
+
+def unavailable(error: BaseException) -> bool:
+    """Say whether a publish failed because no broker could take the message now."""
+    kinds = (OperationalError, OSError, AMQPConnectionError)
+    return isinstance(error, kinds) and bool(getattr(error, "retryable", True))
 
 
 class PutBack(Reject):

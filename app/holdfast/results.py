@@ -8,7 +8,9 @@ keys of ``result_backend_transport_options``: ``durable_replicas`` (1), ``durabl
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from random import uniform
 from time import monotonic, sleep
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, override
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery._state import get_current_task
 from celery.backends.redis import CHORD_PART_RETURN_LUA, SentinelBackend
+from celery.canvas import maybe_signature
 from celery.exceptions import BackendGetMetaError
 from celery.exceptions import TimeoutError as ResultTimeout
 from celery.result import AsyncResult, ResultSet
@@ -39,7 +42,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from holdfast.request import HOLD, PutBack
+from holdfast.request import HOLD, PutBack, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,6 +68,19 @@ REFUSALS = re.compile(r"\b(NOREPLICAS|MISCONF|UNBLOCKED)\b")  # redis-py has no 
 
 class NotReplicated(RedisConnectionError):  # noqa: N818 - it says what happened, as the publisher's errors do
     """The primary took a write, and too few replicas confirmed it in time."""
+
+
+class _BodyNotSent(BaseException):
+    """Passes the ``except Exception`` in which Celery fails a chord whose body it could not publish."""
+
+
+def _send_body(body: Any, *args: Any) -> Any:
+    try:
+        return type(body).delay(body, *args)
+    except Exception as error:
+        if not unavailable(error):
+            raise
+        raise _BodyNotSent from error
 
 
 def transient(error: BaseException) -> bool:
@@ -160,8 +176,20 @@ class DurableSentinelBackend(SentinelBackend):
 
     @override
     def on_chord_part_return(self, request: Any, state: str, result: Any, *args: Any, **kwargs: Any) -> None:
-        with self._store(f"chord part {request.id}"):
-            super().on_chord_part_return(request, state, result, *args, **kwargs)
+        """Count a finished member of a chord, and send the body after the last one.
+
+        Raises:
+            PutBack: the part could not be counted for good, or no broker took the body.
+        """
+        body: Any = maybe_signature(request.chord, app=self.app)
+        request.chord = body
+        if body is not None:
+            body.delay = partial(_send_body, body)
+        try:
+            with self._store(f"chord part {request.id}"):
+                super().on_chord_part_return(request, state, result, *args, **kwargs)
+        except _BodyNotSent as error:
+            raise PutBack(f"the chord's body was not accepted: {error.__cause__}") from error.__cause__
 
     @override
     def set(self, key: bytes, value: bytes, expires: float | None = None, **_: Any) -> None:
@@ -217,6 +245,19 @@ class DurableSentinelBackend(SentinelBackend):
             return ready, difference, size, holder == token
 
         return count_part
+
+    @property
+    def _chord_cleanup_script(self) -> Callable[..., Any]:
+        """Forget a chord whose body was sent; of one whose body was not, only the claim."""
+
+        def clean(*, keys: list[bytes], args: list[Any], client: Any) -> Any:
+            if not isinstance(sys.exception(), _BodyNotSent):
+                return super(DurableSentinelBackend, self)._chord_cleanup_script(keys=keys, args=args, client=client)
+            with suppress(RedisError, OSError):  # it expires
+                client.delete(keys[0])
+            return True
+
+        return clean
 
     def _durable(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Run commands on one connection and return their answers once the replicas have written them to disk.

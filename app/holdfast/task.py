@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
+from functools import wraps
 from typing import TYPE_CHECKING, Any, override
 
-from amqp.exceptions import ConnectionError as AMQPConnectionError
 from celery import Task as CeleryTask
 from celery.exceptions import Reject
 from celery.utils.time import subtract_datetimes
-from kombu.exceptions import OperationalError
 
-from holdfast.request import PutBack
+from holdfast.request import PutBack, unavailable
 
 if TYPE_CHECKING:
     from celery import Celery
     from celery.result import AsyncResult
 
-UNAVAILABLE = (OperationalError, OSError, AMQPConnectionError)  # what a publish raises while no broker can take it
 LONGEST_HOLD = 30.0  # seconds; a message held longer would only keep a worker slot busy
 
 
@@ -51,7 +49,7 @@ class Task(CeleryTask[Any, Any]):
             return super().retry(*args, **kwargs)
         except Reject as rejected:
             reason = rejected.args[0]
-            if not isinstance(reason, UNAVAILABLE) or not getattr(reason, "retryable", True):
+            if not unavailable(reason):
                 raise
             countdown = kwargs.get("countdown")
             delay = self.default_retry_delay if countdown is None else countdown
@@ -80,3 +78,17 @@ def install(app: Celery) -> None:
             "holdfast.install(app) right after Celery(...), before the first task."
         )
     app.task_cls = "holdfast.task:Task"
+    amqp: Any = app.amqp
+    publish = amqp._retry_publish
+
+    @wraps(publish)
+    def publish_continuation(*args: Any, **kwargs: Any) -> Any:
+        # Links and chain steps: Celery would call the finished task failed, and the rest of the chain with it
+        try:
+            return publish(*args, **kwargs)
+        except Exception as error:
+            if not unavailable(error):
+                raise
+            raise PutBack(f"what follows it was not accepted: {error}") from error
+
+    amqp._retry_publish = publish_continuation

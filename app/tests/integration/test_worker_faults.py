@@ -16,16 +16,21 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.stack
 
 
-def test_during_an_alarm_a_worker_with_events_drains_its_queue_and_a_retry_waits(rig: Rig) -> None:
-    rig.call("[echo.delay(n) for n in range(100)]; again.apply_async(args=(1, 1))")
+def test_during_an_alarm_a_worker_with_events_drains_its_queue_and_what_follows_waits(rig: Rig) -> None:
+    rig.call(
+        "from celery import chain, chord\n[echo.delay(n) for n in range(100)]; again.apply_async(args=(1, 1))\n"
+        "chain(echo.s([1, 2, 3]), total.s())(); chord([echo.s(1), echo.s(2)], total.s())()"
+    )
     with rig.disk_alarm(), rig.worker(concurrency=2) as worker:
-        wait_until(lambda: len(rig.runs("end")) == 100, "the queue is drained while publishers are blocked", 60)
-        worker.wait_for("its retry was not accepted", 40)
+        wait_until(lambda: len(rig.runs("end")) > 100, "the queue is drained while publishers are blocked", 60)
+        for reason in ("its retry was", "what follows it was", "the chord's body was"):
+            worker.wait_for(f"{reason} not accepted", 60)
         assert [beat.problems() for beat in rig.heartbeats()] == [[]]
         assert rig.depth(rig.dead) == (0, 0)
         worker.wait_for("Events and replies pause", 20)
     with rig.worker():
         rig.drained()
+    assert set(rig.runs("total")) == {"3", "2"}
     assert rig.runs("again")[f"1/{rig.queue}"] >= 1  # more when the broker read a blocked publish after all
 
 

@@ -152,7 +152,7 @@ def test_a_state_that_cannot_be_read_is_an_error_that_celery_knows(backend: Dura
 def test_publishing_does_not_ask_the_store(app: Celery, backend: DurableSentinelBackend) -> None:
     start = monotonic()
     backend.on_task_call(None, "id")
-    app.task(transient, name="t").delay("x")
+    app.task(transient, name="t", shared=False).delay("x")
     assert monotonic() - start < 1
 
 

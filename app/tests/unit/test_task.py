@@ -42,7 +42,7 @@ def sent(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def retry(app: Celery, failure: Exception | None, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     """Run a task that retries, as a worker does, with a publish that ends in ``failure``."""
 
-    @app.task(bind=True, default_retry_delay=7, name=f"unlucky-{options}")
+    @app.task(bind=True, default_retry_delay=7, name="unlucky", shared=False)
     def unlucky(self: Task) -> None:
         raise self.retry(**options)
 
@@ -63,12 +63,12 @@ def retry(app: Celery, failure: Exception | None, monkeypatch: pytest.MonkeyPatc
 def test_a_countdown_is_rounded_up_to_whole_seconds(
     app: Celery, sent: list[dict[str, Any]], asked: float, used: int
 ) -> None:
-    app.task(nothing, name="t").apply_async(countdown=asked)
+    app.task(nothing, name="t", shared=False).apply_async(countdown=asked)
     assert sent[0]["countdown"] == used
 
 
 def test_an_eta_within_two_seconds_becomes_a_countdown(app: Celery, sent: list[dict[str, Any]]) -> None:
-    task = app.task(nothing, name="t")
+    task = app.task(nothing, name="t", shared=False)
     task.apply_async(eta=datetime.now(UTC) + timedelta(seconds=0.5))
     task.apply_async(eta=datetime.now(UTC) + timedelta(seconds=1.5))
     later = datetime.now(UTC) + timedelta(seconds=30)
