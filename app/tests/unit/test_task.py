@@ -42,7 +42,7 @@ def sent(app: Celery, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def retry(app: Celery, failure: Exception | None, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     """Run a task that retries, as a worker does, with a publish that ends in ``failure``."""
 
-    @app.task(bind=True, default_retry_delay=7, name="unlucky", shared=False)
+    @app.task(bind=True, default_retry_delay=7, name=f"unlucky-{options}", shared=False)
     def unlucky(self: Task) -> None:
         raise self.retry(**options)
 
