@@ -89,8 +89,13 @@ def record(signature: Signature[Any]) -> Workflow:
         kombu.exceptions.EncodeError: an argument cannot be serialised.
         celery.exceptions.QueueNotFound: it names an unknown queue.
         TypeError: the arguments do not fit the task.
-        ValueError: nothing would be published: the canvas is empty, or ``task_always_eager`` has run it already.
+        ValueError: there is nothing to publish: the canvas is empty, or the app runs its tasks itself.
     """
+    if signature.app.conf.task_always_eager:
+        raise ValueError(
+            "task_always_eager is set, so the task would run now instead of being stored. Leave it unset where code "
+            "enqueues; a test can look into the table holdfast_outbox instead."
+        )
     tape = _Tape(signature.app)
     token = _recording.set(tape)
     try:
@@ -98,10 +103,7 @@ def record(signature: Signature[Any]) -> Workflow:
     finally:
         _recording.reset(token)
     if not tape.messages:
-        raise ValueError(
-            f"{signature!r} has no message to publish. Enqueue a signature with at least one task, and not in an app "
-            "with task_always_eager, which runs tasks instead of publishing them."
-        )
+        raise ValueError(f"{signature!r} has no message to publish. Enqueue a signature with at least one task.")
     return Workflow(result.id, tape.messages, tape.store.calls)
 
 

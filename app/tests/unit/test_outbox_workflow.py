@@ -88,10 +88,12 @@ def test_the_caller_s_signature_is_not_changed(app: Celery) -> None:
     ids=["chain", "group", "chord", "group in a chain", "chord in a chain", "chord in a group", "nested header"],
 )
 def test_every_canvas_is_recorded_whole(app: Celery, build: Any, messages: int, chords: int) -> None:
-    workflow = record(build(lambda *args: sig(app, "add", *args), lambda: sig(app, "total")))
-    assert len(workflow.messages) == messages
-    assert len({message.task_id for message in workflow.messages}) == messages
-    assert len(workflow.chords) == chords
+    signature = build(lambda *args: sig(app, "add", *args), lambda: sig(app, "total"))
+    workflow, again = record(signature), record(signature)
+    assert len(workflow.messages) == len(again.messages) == messages
+    assert len(workflow.chords) == len(again.chords) == chords
+    assert len({message.task_id for message in workflow.messages + again.messages}) == 2 * messages, "other ids"
+    assert workflow.task_id != again.task_id
 
 
 def test_the_stored_form_gives_the_same_messages_back(app: Celery) -> None:
@@ -120,6 +122,12 @@ def test_missing_arguments_are_refused_in_the_transaction(app: Celery) -> None:
 def test_an_empty_group_is_refused(app: Celery) -> None:
     with pytest.raises(ValueError, match="has no message to publish"):
         record(group([], app=app))
+
+
+def test_an_eager_app_is_refused_before_the_task_runs(app: Celery) -> None:
+    app.conf.task_always_eager = True
+    with pytest.raises(ValueError, match="task_always_eager is set"):
+        record(sig(app, "add", 1, object()))
 
 
 def test_other_threads_publish_for_real_while_one_records(app: Celery) -> None:
