@@ -64,18 +64,12 @@ class _Flight(Pending):
         self.link: Link | None = None
         self.limits: Limits
 
-    def prepare(self, error: NotAcknowledged, pause: float, turn: int) -> bool:
-        """Get ready for another attempt.
-
-        Returns:
-            False when there is no time left for one.
-        """
+    def prepare(self, pause: float, turn: int) -> None:
+        """Get ready for another attempt after ``pause`` seconds."""
         self.attempts += 1
         self.due = monotonic() + pause
         self.turn = turn
-        self.maybe = self.maybe or error.maybe_published
         self.done, self.error = False, None
-        return self.due < self.end
 
 
 class Pipeline:
@@ -174,7 +168,10 @@ class Pipeline:
         again = error.retryable
         if not again and not flight.declared:
             again = flight.declared = self._publisher.declare(error, flight.node, flight.wire, flight.limits)
-        if again and flight.prepare(error, self._policy.pause(flight.attempts), turn):
+        flight.maybe = flight.maybe or error.maybe_published
+        pause = self._policy.pause(flight.attempts)
+        if again and monotonic() + pause < flight.end - self._policy.reserve(self._deadline):
+            flight.prepare(pause, turn)
             self._again.append(flight)
             return
         final = error.about(flight.wire.task_id, maybe_published=flight.maybe)

@@ -72,13 +72,22 @@ class Policy:
         Args:
             deadline: seconds, or None for the policy's own.
         """
-        end = monotonic() + (self.deadline if deadline is None else deadline)
+        seconds = self.deadline if deadline is None else deadline
+        end = monotonic() + seconds
+        last = end - self.reserve(seconds)
         for attempt in count():
             yield self.limits(end)
             pause = self.pause(attempt)
-            if monotonic() + pause >= end:
+            if monotonic() + pause >= last:
                 return
             sleep(pause)
+
+    def reserve(self, deadline: float) -> float:
+        """Return how many seconds before its deadline a publish makes no new attempt.
+
+        An attempt that the deadline cuts off would turn a clear refusal into an unknown outcome.
+        """
+        return min(self.backoff_max, deadline / 4)
 
     def limits(self, end: float) -> Limits:
         """Return the limits of an attempt that starts now and belongs to a publish that ends at ``end``."""

@@ -136,39 +136,6 @@ def stock(rig: Rig, code: str, *nodes: str) -> Iterator[StockPublisher]:
 
 
 @contextmanager
-def frozen(rig: Rig, *nodes: str) -> Iterator[None]:
-    """Stop nodes as SIGSTOP does; their kernels go on accepting connections and bytes."""
-    for node in nodes:
-        rig.stack.run("docker", "pause", rig.stack.container(node))
-    try:
-        yield
-    finally:
-        for node in nodes:
-            rig.stack.run("docker", "unpause", rig.stack.container(node))
-        whole(rig)
-
-
-@contextmanager
-def disk_alarm(rig: Rig) -> Iterator[None]:
-    """Raise the disk alarm on one node; it blocks the publishers of the whole cluster."""
-    limit = "disk_free_limit"
-    rig.stack.inside("rabbit2", "rabbitmqctl", "-q", f"set_{limit}", "100TB")
-    try:
-        wait_until(lambda: alarms(rig), "the disk alarm")
-        yield
-    finally:
-        rig.stack.inside("rabbit2", "rabbitmqctl", "-q", f"set_{limit}", "2GB")
-        wait_until(lambda: not alarms(rig), "the end of the disk alarm")
-
-
-def alarms(rig: Rig) -> list[Any]:
-    """Return the alarms of the cluster."""
-    status = rig.stack.rabbitmqctl("status")
-    found: list[Any] = status["alarms"]
-    return found
-
-
-@contextmanager
 def cut_off(rig: Rig, node: str) -> Iterator[None]:
     """Separate a node from the other brokers; clients reach all of them."""
     pid = rig.stack.state(node)["Pid"]

@@ -19,7 +19,7 @@ from holdfast.publisher import (
     publisher_of,
 )
 
-from .publishing import cut_off, disk_alarm, frozen, leader, publishing, stock, stored, whole
+from .publishing import cut_off, leader, publishing, stock, stored, whole
 from .stack import wait_until
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def test_frozen_node(rig: Rig) -> None:
         assert child.hear(30) == {"error": None, "seconds": pytest.approx(0, abs=5)}
         assert child.hear(5) == {"ready": True}
         assert error_of(echo)[0] is None
-        with frozen(rig, "rabbit1"):
+        with rig.paused("rabbit1"):
             child.go_on()
             error, seconds = error_of(echo)
             assert error is None, "acknowledged by the other node"
@@ -69,7 +69,7 @@ def test_disk_alarm(rig: Rig) -> None:
     ):
         assert child.hear(30)
         assert child.hear(5)
-        with disk_alarm(rig):
+        with rig.disk_alarm("rabbit2"):
             child.go_on()
             outcomes = [error_of(echo) for _ in range(3)]
             assert any(isinstance(error, Blocked) for error, _ in outcomes), outcomes
@@ -97,6 +97,39 @@ def test_full_queue(rig: Rig) -> None:
         room.start()
         assert error_of(echo)[0] is None, "acknowledged as soon as there is room"
         room.join()
+
+
+def test_late_ack(rig: Rig) -> None:
+    """py-amqp takes the late ack of a message that was given up for the ack of the next one, which was refused."""
+    whole(rig)
+    rig.declare(max_length=1)
+    code = """
+producer = app.amqp.Producer(app.connection_for_write(), auto_declare=False)
+options = safe | {"producer": producer, "retry": False}
+echo.apply_async((1,), **options)
+pause()
+try:
+    echo.apply_async((2,), **(options | {"confirm_timeout": 1}))
+except Exception as error:
+    say(second=type(error).__name__)
+try:
+    echo.apply_async((3,), **(options | {"confirm_timeout": 30, "task_id": "third"}))
+except Exception as error:
+    say(third=type(error).__name__)
+else:
+    say(third="confirmed")
+"""
+    with stock(rig, code, "rabbit1") as child, publishing(rig, "rabbit1", holdfast_publish_deadline=8.0) as echo:
+        assert child.hear(30) == {"ready": True}
+        error_of(echo)
+        with rig.paused("rabbit1"):
+            child.go_on()
+            assert child.hear(10) == {"second": "OperationalError"}
+            assert child.hear(1) is None
+            assert isinstance(error_of(echo, confirm_timeout=1)[0], NotAcknowledged)
+        assert isinstance(error_of(echo, task_id="third with the layer")[0], NotAcknowledged)
+        assert child.hear(40) == {"third": "confirmed"}
+        assert not {"third", "third with the layer"} & set(stored(rig)), "neither is in the queue, one says so"
 
 
 def test_a_nack_of_a_full_queue_does_not_touch_the_other_callers(rig: Rig) -> None:
@@ -182,7 +215,7 @@ def test_no_majority_at_all(rig: Rig) -> None:
     whole(rig)
     with publishing(rig, "rabbit1", holdfast_publish_deadline=5.0) as echo:
         assert error_of(echo)[0] is None
-        with frozen(rig, "rabbit2", "rabbit3"):
+        with rig.paused("rabbit2", "rabbit3"):
             error, seconds = error_of(echo)
             assert isinstance(error, NotAcknowledged)
             assert seconds < 6
@@ -193,7 +226,7 @@ def test_the_fallback_takes_what_a_dead_cluster_cannot(rig: Rig) -> None:
     whole(rig)
     taken: list[Message] = []
     with publishing(rig, holdfast_publish_deadline=3.0, holdfast_publish_fallback=taken.append) as echo:
-        with frozen(rig, "rabbit1", "rabbit2", "rabbit3"):
+        with rig.paused("rabbit1", "rabbit2", "rabbit3"):
             result = echo.delay(1)
             assert [message.task_id for message in taken] == [result.id]
         publisher = publisher_of(echo.app)
