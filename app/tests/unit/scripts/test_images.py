@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 IMAGES = "rabbitmq:4.3.6-management redis:8.0.6"
 
 
-def prepare(machine: Machine, *, present: str = "", pullable: str = "") -> None:
-    """Put a Docker on PATH that holds and can pull what is named, and notes what it builds."""
+def prepare(
+    machine: Machine, *, present: str = "", pullable: str = "", otherwise: str = "lookup registry: no such host"
+) -> None:
+    """Put a Docker on PATH that holds and can pull what is named, and says ``otherwise`` about any other image."""
     (machine.checkout / "compose/compose.yaml").touch()
     machine.program("debootstrap", "exit 1")
     machine.program(
@@ -22,7 +24,7 @@ def prepare(machine: Machine, *, present: str = "", pullable: str = "") -> None:
           *"config --images") printf '%s\\n' {IMAGES} holdfast-app:dev ;;
           "image inspect --format"*) echo "" ;;
           "image inspect"*) [[ " {present} " == *" $last "* ]] ;;
-          pull*) [[ " {pullable} " == *" $last "* ]] || {{ echo "lookup registry: no such host" >&2; exit 1; }} ;;
+          pull*) [[ " {pullable} " == *" $last "* ]] || {{ echo "{otherwise}" >&2; exit 1; }} ;;
         esac
         """,
     )
@@ -70,6 +72,14 @@ def test_a_registry_that_refuses_one_image_is_not_replaced_by_a_stand_in(machine
     assert run.returncode == 1
     assert "redis:8.0.6 cannot be pulled" in run.stderr
     assert "next:" in run.stderr
+    assert built(machine) == []
+
+
+def test_a_registry_that_does_not_know_a_tag_is_a_registry(machine: Machine) -> None:
+    prepare(machine, present=BASES, otherwise="manifest for redis:8.0.6 not found: manifest unknown")
+    run = machine.run("images")
+    assert run.returncode == 1
+    assert "manifest unknown" in run.stderr
     assert built(machine) == []
 
 
