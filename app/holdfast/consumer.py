@@ -37,23 +37,26 @@ class Consumer(CeleryConsumer):
     """Celery's consumer with the gaps closed through which it drops a message, stops, or stands still."""
 
     class Blueprint(CeleryConsumer.Blueprint):
-        """The same steps without those that publish or declare from the main loop and wait for an answer."""
-
-        _left_out = (Mingle, Gossip, DelayedDelivery)
+        """The same steps, with events on a side road."""
 
         def _finalize_steps(self, steps: dict[str, Any]) -> Iterable[Any]:
-            for step in super()._finalize_steps(steps):
-                if step is CeleryEvents:
-                    yield Events
-                elif step not in self._left_out:
-                    yield step
+            return (Events if step is CeleryEvents else step for step in super()._finalize_steps(steps))
+
+    steps: list[Any]
 
     def __init__(self, *args: Any, app: Celery, **kwargs: Any) -> None:
         self.road = SideRoad(app)
         control: Any = app.control
         control.mailbox.road = self.road
         super().__init__(*args, app=app, **kwargs)
+        # These publish or declare from the main loop and wait for the answer. Delay queues belong to the broker's
+        # definitions, unless the application declares its own queues, too.
+        left_out: tuple[type, ...] = (Mingle, Gossip)
+        queues: Any = app.amqp.queues
+        if all(queue.no_declare for queue in queues.values()):
+            left_out += (DelayedDelivery,)
         self.heartbeat = Heartbeat(self)
+        self.steps = [step for step in self.steps if not isinstance(step, left_out)]
         self.steps.insert(-1, self.heartbeat)  # before the event loop, which is always last
 
     # -- connecting
@@ -100,7 +103,9 @@ class Consumer(CeleryConsumer):
             dump_body(message, message.body),
             exc_info=exc,
         )
-        if not message.acknowledged:
+        channel: Any = message.channel
+        for_control = message.delivery_info.get("consumer_tag") in (channel.no_ack_consumers or ())
+        if not message.acknowledged and not for_control:
             message.reject_log_error(logger, self.connection_errors)
 
     @override

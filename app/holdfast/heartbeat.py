@@ -67,7 +67,9 @@ class Heartbeat(bootsteps.StartStopStep):
             pulse.starved = None
         pulse.received = received
         pulse.write()
-        if self._channel and not self._waiting:
+        if self._channel is None:  # Redis as the broker: nobody to ask
+            pulse.queues = {name: Queue(time(), consumers=1) for name in pulse.queues}
+        elif not self._waiting:
             for name in pulse.queues:
                 self._waiting.append(name)
                 self._channel.send_method(spec.Queue.Declare, "BsbbbbbF", (0, name, True, *[False] * 4, None))
