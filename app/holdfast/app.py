@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast import consumer, publisher, startup, task
+from holdfast.doctor import startup as doctor
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -25,4 +26,5 @@ def install(app: Celery) -> Celery:
     publisher.install(app)
     consumer.install(app)
     task.install(app)
+    doctor.install(app)
     return app

@@ -1,4 +1,4 @@
-"""The ``holdfast`` command: each subcommand is imported only when it is called, so that a broken part never hides another."""
+"""The ``holdfast`` command: a subcommand is imported when it is called, so that a broken part never hides another."""
 
 from __future__ import annotations
 

@@ -1,0 +1,202 @@
+"""Rules on the way from the application to the broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.doctor.rules import Severity, rule
+
+if TYPE_CHECKING:
+    from holdfast.doctor.subject import Subject
+
+
+@rule(
+    "HF101-confirm-publish",
+    Severity.FATAL,
+    loss="delay() returns although the broker never had the task: lost when the broker dies or raises an alarm",
+    fix='broker_transport_options = {"confirm_publish": True}',
+    see="celery#5410",
+)
+def confirm_publish(subject: Subject) -> str | None:
+    if subject.amqp and not subject.durable_publisher and not subject.transport.get("confirm_publish"):
+        return "publishes are not confirmed by the broker"
+    return None
+
+
+@rule(
+    "HF102-unbounded-confirm",
+    Severity.WARNING,
+    loss="delay() hangs for ever on a frozen node or during an alarm",
+    fix="holdfast.install(app), or a task_routes function that adds confirm_timeout to every publish",
+    see="celery#9259",
+)
+def unbounded_confirm(subject: Subject) -> str | None:
+    if subject.amqp and subject.transport.get("confirm_publish") and not subject.durable_publisher:
+        return "the wait for a confirm has no limit that the settings show"
+    return None
+
+
+@rule(
+    "HF103-confirm-timeout-ignored",
+    Severity.WARNING,
+    loss="the limit is not there: delay() hangs for ever on a frozen node",
+    fix="confirm_timeout belongs to each message: holdfast.install(app), or a task_routes function",
+    see="celery#9259",
+)
+def confirm_timeout_ignored(subject: Subject) -> str | None:
+    if subject.amqp and "confirm_timeout" in subject.transport:
+        return "confirm_timeout stands in broker_transport_options, where py-amqp ignores it"
+    return None
+
+
+@rule(
+    "HF104-mandatory",
+    Severity.WARNING,
+    loss="a task that no queue takes is confirmed all the same, and gone",
+    fix='task_annotations = {"*": {"mandatory": True}}, or holdfast.install(app); and an alternate exchange',
+    see="celery#9149",
+)
+def mandatory(subject: Subject) -> str | None:
+    if not subject.amqp or subject.durable_publisher or any(callable(route) for route in subject.routes):
+        return None
+    missing = [task.name for task in subject.tasks if not getattr(task, "mandatory", None)]
+    if missing or not subject.tasks:
+        return f"unroutable publishes go unnoticed ({', '.join(sorted(missing)[:3]) or 'every task'})"
+    return None
+
+
+@rule(
+    "HF105-one-broker",
+    Severity.WARNING,
+    loss="publishers and workers stand still while that node is down",
+    fix='broker_url = "amqp://node1/;amqp://node2/;amqp://node3/"',
+)
+def one_broker(subject: Subject) -> str | None:
+    return "one broker address" if subject.amqp and len(subject.broker_urls) == 1 else None
+
+
+@rule(
+    "HF106-publish-retry-off",
+    Severity.WARNING,
+    loss="the first reset connection makes delay() raise, and callers that do not expect it lose the task",
+    fix="task_publish_retry = True",
+)
+def publish_retry_off(subject: Subject) -> str | None:
+    return None if subject.get("task_publish_retry") else "task_publish_retry is off"
+
+
+@rule(
+    "HF107-publish-retry-endless",
+    Severity.WARNING,
+    loss="delay() hangs for as long as the broker is away, and with it the web process",
+    fix='task_publish_retry_policy = {"max_retries": 8, ...}',
+    see="celery#4296",
+)
+def publish_retry_endless(subject: Subject) -> str | None:
+    policy = subject.get("task_publish_retry_policy") or {}
+    if not subject.durable_publisher and "max_retries" in policy and policy["max_retries"] is None:
+        return "task_publish_retry_policy has no max_retries"
+    return None
+
+
+@rule(
+    "HF108-publish-retry-short",
+    Severity.ADVICE,
+    loss="delay() raises after 0.6 s without a broker, sooner than any failover",
+    fix='task_publish_retry_policy = {"max_retries": 8, "interval_step": 0.5, "interval_max": 3}',
+)
+def publish_retry_short(subject: Subject) -> str | None:
+    policy = subject.get("task_publish_retry_policy") or {}
+    tries = policy.get("max_retries")
+    if subject.durable_publisher or tries is None:
+        return None
+    start, step, most = (float(policy.get(f"interval_{name}", 0)) for name in ("start", "step", "max"))
+    patience = sum(min(start + step * number, most) for number in range(tries))
+    return f"retries end after {patience:.1f} s" if patience < 5 else None
+
+
+@rule(
+    "HF109-pool-wait",
+    Severity.WARNING,
+    loss="when all connections of the pool hang, the next thread waits for one for ever",
+    fix="broker_pool_acquire_timeout = 10",
+)
+def pool_wait(subject: Subject) -> str | None:
+    if subject.durable_publisher or subject.get("broker_pool_acquire_timeout") is not None:
+        return None
+    return "broker_pool_acquire_timeout is not set"
+
+
+@rule(
+    "HF110-missing-queues-made",
+    Severity.WARNING,
+    loss="a typing error in a queue's name makes a queue that nobody reads: its tasks never run",
+    fix="task_create_missing_queues = False",
+)
+def missing_queues_made(subject: Subject) -> str | None:
+    return "task_create_missing_queues is on" if subject.get("task_create_missing_queues") else None
+
+
+@rule(
+    "HF111-route-by-key",
+    Severity.FATAL,
+    loss="a countdown raises KeyError, and every delayed retry is rejected instead: the task is gone",
+    fix='name the queue in the route: {"queue": "default"}, or use holdfast.routing.Router',
+    see="celery#9685",
+)
+def route_by_key(subject: Subject) -> str | None:
+    wrong = [
+        f"{pattern}: {options}"
+        for route in subject.routes
+        if isinstance(route, dict)
+        for pattern, options in route.items()
+        if isinstance(options, dict) and "queue" not in options and "exchange_type" not in options
+        and {"routing_key", "exchange"} & options.keys()
+    ]  # fmt: skip
+    return f"task_routes without a queue ({'; '.join(wrong)})" if subject.amqp and wrong else None
+
+
+@rule(
+    "HF112-route-of-retries",
+    Severity.ADVICE,
+    loss="the delayed retry of a task moves to another queue than the one it came from",
+    fix="use a function such as holdfast.routing.Router, which leaves a message that has a target alone",
+)
+def route_of_retries(subject: Subject) -> str | None:
+    wild = [route["*"] for route in subject.routes if isinstance(route, dict) and "queue" in (route.get("*") or {})]
+    return f'task_routes sends "*" to {wild[0]["queue"]}' if subject.amqp and wild and len(subject.queues) > 1 else None
+
+
+@rule(
+    "HF113-transient-messages",
+    Severity.FATAL,
+    loss="messages are kept in memory only and vanish with the broker",
+    fix='task_default_delivery_mode = "persistent"',
+)
+def transient_messages(subject: Subject) -> str | None:
+    mode = subject.get("task_default_delivery_mode")
+    return f"task_default_delivery_mode is {mode!r}" if subject.amqp and mode in (1, "1", "transient") else None
+
+
+@rule(
+    "HF114-user-timeout",
+    Severity.ADVICE,
+    loss="a hiccup of the network of one second cuts every connection, and everything at work runs twice",
+    fix='broker_transport_options = {"socket_settings": {socket.TCP_USER_TIMEOUT: 15000}, ...}',
+)
+def user_timeout(subject: Subject) -> str | None:
+    if subject.amqp and 18 not in (subject.transport.get("socket_settings") or {}):  # 18: TCP_USER_TIMEOUT on Linux
+        return "TCP_USER_TIMEOUT is py-amqp's own, 1000 ms"
+    return None
+
+
+@rule(
+    "HF115-sent-events",
+    Severity.ADVICE,
+    loss="each task costs a second confirmed publish, which can fail after the task went out",
+    fix="task_send_sent_event = False",
+)
+def sent_events(subject: Subject) -> str | None:
+    if subject.amqp and subject.get("task_send_sent_event") and not subject.durable_publisher:
+        return "task_send_sent_event is on"
+    return None

@@ -1,0 +1,60 @@
+"""Rules on Redis as the broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from holdfast.doctor.rules import Severity, rule
+
+if TYPE_CHECKING:
+    from holdfast.doctor.subject import Subject
+
+
+@rule(
+    "HF501-redis-broker",
+    Severity.WARNING,
+    loss="a message in the hands of a dying worker, or written just before a failover, is lost whatever is set",
+    fix="RabbitMQ with quorum queues for tasks; keep Redis for results",
+    see="celery#4354",
+)
+def redis_as_broker(subject: Subject) -> str | None:
+    return "Redis is the broker" if subject.broker == "redis" else None
+
+
+@rule(
+    "HF502-visibility-timeout",
+    Severity.WARNING,
+    loss="a task, countdown or retry that takes longer than the visibility timeout runs again, every time it passes",
+    fix='broker_transport_options = {"visibility_timeout": ...} above the longest task and countdown',
+)
+def visibility_timeout(subject: Subject) -> str | None:
+    if subject.broker != "redis":
+        return None
+    visible, limit = subject.transport.get("visibility_timeout", 3600), subject.get("task_time_limit")
+    if limit is None:
+        return f"visibility timeout {visible} s, and tasks without a time limit"
+    return f"visibility timeout {visible} s, time limit {limit} s" if visible <= limit else None
+
+
+@rule(
+    "HF503-redis-socket-timeout",
+    Severity.WARNING,
+    loss="delay() hangs on a connection whose other end is gone",
+    fix='broker_transport_options = {"socket_timeout": 5, "socket_connect_timeout": 2, ...}',
+    see="celery#10302",
+)
+def redis_socket_timeout(subject: Subject) -> str | None:
+    missing = subject.broker == "redis" and not subject.transport.get("socket_timeout")
+    return "no socket_timeout in broker_transport_options" if missing else None
+
+
+@rule(
+    "HF504-one-redis-broker",
+    Severity.WARNING,
+    loss="every queue is in one process on one disk",
+    fix='broker_url = "sentinel://s1:26379;sentinel://s2:26379;sentinel://s3:26379"',
+)
+def one_redis_broker(subject: Subject) -> str | None:
+    alone = subject.broker == "redis" and urlsplit(subject.broker_urls[0]).scheme != "sentinel"
+    return "one Redis is the broker" if alone else None

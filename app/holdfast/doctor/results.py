@@ -1,0 +1,148 @@
+"""Rules on the result store."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from holdfast.doctor.rules import Severity, rule
+
+if TYPE_CHECKING:
+    from holdfast.doctor.subject import Subject
+
+
+@rule(
+    "HF301-always-retry",
+    Severity.WARNING,
+    loss="one failed write at the end of a finished task stores FAILURE, or nothing, and the message is acknowledged",
+    fix="result_backend_always_retry = True, or the result backend of holdfast.results",
+    see="celery#8588",
+)
+def always_retry(subject: Subject) -> str | None:
+    if not subject.backend_url or subject.durable_results or subject.get("result_backend_always_retry"):
+        return None
+    return "result_backend_always_retry is off"
+
+
+@rule(
+    "HF302-endless-retry",
+    Severity.WARNING,
+    loss="a store that stays away holds the worker's main loop and every message for ever",
+    fix="result_backend_max_retries = 60",
+    see="celery#9239",
+)
+def endless_retry(subject: Subject) -> str | None:
+    endless = subject.get("result_backend_always_retry") and subject.get("result_backend_max_retries") == math.inf
+    return "result_backend_max_retries has no end" if endless and not subject.durable_results else None
+
+
+@rule(
+    "HF303-redis-extra",
+    Severity.FATAL,
+    loss="the Redis backend takes no lost connection for one, so it never retries a write",
+    fix='pip install "celery[redis]" (it brings the package "packaging")',
+    see="kombu#2524",
+)
+def redis_extra(subject: Subject) -> str | None:
+    if not subject.redis_results:
+        return None
+    known = getattr(subject.app.backend, "connection_errors", ())
+    return None if OSError in known else "the Redis backend knows no connection errors"
+
+
+@rule(
+    "HF304-socket-timeout",
+    Severity.WARNING,
+    loss="each command waits two minutes for a primary that is cut off, while the task's message is held",
+    fix="redis_socket_timeout = 5",
+    see="celery#6348",
+)
+def socket_timeout(subject: Subject) -> str | None:
+    value = subject.get("redis_socket_timeout")
+    if not subject.redis_results or (value and value <= 30):
+        return None
+    return f"redis_socket_timeout is {value:g} s" if value else "redis_socket_timeout is off"
+
+
+@rule(
+    "HF305-connect-timeout",
+    Severity.WARNING,
+    loss="a dead address eats the time of the whole failover",
+    fix="redis_socket_connect_timeout = 2",
+)
+def connect_timeout(subject: Subject) -> str | None:
+    missing = subject.redis_results and not subject.get("redis_socket_connect_timeout")
+    return "redis_socket_connect_timeout is not set" if missing else None
+
+
+@rule(
+    "HF306-one-redis",
+    Severity.WARNING,
+    loss="results, and with them chords, stop while that Redis is down, and are lost with its disk",
+    fix='result_backend = "sentinel://s1:26379/0;sentinel://s2:26379/0;sentinel://s3:26379/0"',
+)
+def one_redis(subject: Subject) -> str | None:
+    alone = subject.redis_results and "sentinel" not in subject.backend_url
+    return "results are in a single Redis" if alone else None
+
+
+@rule(
+    "HF307-one-sentinel",
+    Severity.WARNING,
+    loss="when that Sentinel is away, nobody finds the primary",
+    fix="name all Sentinels in result_backend, joined by ;",
+    see="celery#5538",
+)
+def one_sentinel(subject: Subject) -> str | None:
+    few = "sentinel" in subject.backend_url and subject.backend_url.count(";") < 2
+    return f"{subject.backend_url.count(';') + 1} Sentinel(s) in result_backend" if few else None
+
+
+@rule(
+    "HF308-sentinel-timeouts",
+    Severity.ADVICE,
+    loss="a Sentinel that is cut off is waited for without the limits of the other connections",
+    fix='result_backend_transport_options = {"sentinel_kwargs": {"socket_timeout": 1, ...}, ...}',
+)
+def sentinel_timeouts(subject: Subject) -> str | None:
+    if "sentinel" not in subject.backend_url:
+        return None
+    given = (subject.get("result_backend_transport_options") or {}).get("sentinel_kwargs") or {}
+    return None if given.get("socket_timeout") else "sentinel_kwargs has no socket_timeout"
+
+
+@rule(
+    "HF309-unconfirmed-results",
+    Severity.WARNING,
+    loss="a result that the primary took and no replica has yet is lost in a failover; NOREPLICAS is not retried",
+    fix='result_backend = "holdfast.results:DurableSentinelBackend+sentinel://..."',
+)
+def unconfirmed_results(subject: Subject) -> str | None:
+    if subject.redis_results and not subject.durable_results:
+        return "a result counts as stored before a replica has it"
+    return None
+
+
+@rule(
+    "HF310-rpc-results",
+    Severity.WARNING,
+    loss="results are messages to one client: gone with that client, or when read once",
+    fix="a result backend that stores: Redis with Sentinel, or a database",
+)
+def rpc_results(subject: Subject) -> str | None:
+    return "the result backend is rpc" if subject.backend_url.startswith("rpc") else None
+
+
+@rule(
+    "HF311-chord-join",
+    Severity.ADVICE,
+    loss="the chord's body is replaced by an error when the store fails over while the parts are collected",
+    fix="result_chord_join_timeout = 30",
+)
+def chord_join(subject: Subject) -> str | None:
+    value = subject.get("result_chord_join_timeout")
+    return (
+        f"result_chord_join_timeout is {value:g} s"
+        if subject.redis_results and value is not None and value < 10
+        else None
+    )
