@@ -160,6 +160,7 @@ class Pipeline:
                 self._publisher.nodes.publish_alone(flight.node, flight.wire, self._policy.limits(flight.end))
                 error = None
             except NotAcknowledged as alone:
+                flight.maybe = flight.maybe or alone.retryable  # else it was this message: not published
                 error = alone
         if error is None:
             yield Outcome(flight.index, flight.wire.task_id)

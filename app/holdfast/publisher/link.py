@@ -279,12 +279,12 @@ class Link:
             self.dead = error
             self._amqp.collect()
         sent = self._confirms.abandon()
-        if len(sent) > 1 and not error.retryable:
-            error = Suspected(error.detail)
+        verdict = type(error) if error.retryable or len(sent) == 1 else Suspected
         for pending in sent:
-            pending.settle(type(error)(error.detail, maybe_published=error.retryable))
+            pending.settle(verdict(error.detail, maybe_published=verdict.retryable))
+        innocent = type(error) if error.retryable else Disconnected
         while self._queue:
-            self._queue.popleft().settle(type(error)(error.detail))
+            self._queue.popleft().settle(innocent(error.detail))
 
     # -- the thread that reads
 

@@ -161,23 +161,27 @@ class Publisher:
         refused = self.refusal(wire)
         if refused is not None:
             raise refused
-        turn, alone, declared = 0, False, False
+        turn, maybe, declared = 0, False, False
         failure: NotAcknowledged | None = None
         for limits in self.policy.attempts(deadline):
             node = self.nodes.pick(turn)
             try:
-                if alone:
+                if isinstance(failure, Suspected):
                     self.nodes.publish_alone(node, wire, limits)
                 else:
                     self._publish_once(node, wire, limits)
             except NotAcknowledged as error:
-                failure = error.about(wire.task_id, maybe_published=failure is not None and failure.maybe_published)
+                suspected = (
+                    isinstance(failure, Suspected) and error.retryable
+                )  # else it was this message: not published
+                failure = error.about(wire.task_id, maybe_published=maybe or suspected)
+                if not isinstance(error, Suspected):
+                    maybe = failure.maybe_published
                 if not error.retryable:
                     if declared or not self.declare(error, node, wire, limits):
                         break
                     declared = True
                     continue
-                alone = isinstance(error, Suspected)
                 turn = self.next_turn(error, node, turn)
             else:
                 return

@@ -1,0 +1,397 @@
+"""Links and retries against a scripted peer, which answers as a broker may, in orders that no test can ask one for."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import threading
+from struct import pack, unpack
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from amqp.serialization import dumps
+from kombu import Connection
+
+from holdfast.publisher import (
+    Blocked,
+    Message,
+    Nacked,
+    NotAcknowledged,
+    Policy,
+    Publisher,
+    Refused,
+    TimedOut,
+    Unreachable,
+    Unroutable,
+)
+from holdfast.publisher.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+POLICY = Policy(deadline=3.0, attempt=0.5, connect=2.0, backoff=0.02, backoff_max=0.1)
+
+
+class Session:
+    """One connection that a publisher opened."""
+
+    def __init__(self, peer: Peer, sock: socket.socket) -> None:
+        self.peer = peer
+        self.sock = sock
+        self.published: list[str] = []
+
+    def send(self, channel: int, cls: int, method: int, form: str = "", args: tuple[object, ...] = ()) -> None:
+        payload = pack(">HH", cls, method) + (dumps(form, args) if form else b"")
+        self.frame(1, channel, payload)
+
+    def frame(self, kind: int, channel: int, payload: bytes) -> None:
+        self.sock.sendall(pack(">BHI", kind, channel, len(payload)) + payload + b"\xce")
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        self.send(1, 60, 80, "Lb", (tag, multiple))
+
+    def nack(self, tag: int, *, multiple: bool = False) -> None:
+        self.send(1, 60, 120, "Lb", (tag, multiple))
+
+    def give_back(self, tag: int) -> None:
+        properties = dumps("s", (self.published[tag - 1],))
+        self.send(1, 60, 50, "Bsss", (312, "NO_ROUTE", "tasks", "default"))
+        self.frame(2, 1, pack(">HHQH", 60, 0, 2, 0x0400) + properties)
+        self.frame(3, 1, b"[]")
+
+    def close_channel(self, code: int, text: str) -> None:
+        self.send(1, 20, 40, "BsBB", (code, text, 60, 40))
+
+    def close_connection(self, code: int, text: str) -> None:
+        self.send(0, 10, 50, "BsBB", (code, text, 0, 0))
+
+    def block(self) -> None:
+        self.send(0, 10, 60, "s", ("low on disk",))
+
+    def unblock(self) -> None:
+        self.send(0, 10, 61)
+
+    def serve(self) -> None:
+        self.sock.recv(8)
+        start = (0, 9, {"capabilities": {"connection.blocked": True}}, "PLAIN", "en_US")
+        self.send(0, 10, 10, "ooFSS", start)
+        replies: dict[tuple[int, int], Callable[[], None]] = {
+            (10, 11): lambda: self.send(0, 10, 30, "BlB", (10, 131072, 0)),
+            (10, 40): lambda: self.send(0, 10, 41, "s", ("",)),
+            (10, 50): lambda: self.send(0, 10, 51),
+            (20, 10): lambda: self.send(1, 20, 11, "S", ("",)),
+            (85, 10): lambda: self.send(1, 85, 11),
+        }
+        file = self.sock.makefile("rb")
+        while header := file.read(7):
+            kind, _, size = unpack(">BHI", header)
+            payload = file.read(size + 1)[:-1]
+            if kind == 1:
+                replies.get(unpack(">HH", payload[:4]), lambda: None)()
+            elif kind == 2:
+                tail = payload.rpartition(b"id-")[2]
+                self.published.append("id-" + tail.split(b"\0", 1)[0].decode())
+                self.peer.script(self, len(self.published))
+
+
+class Peer:
+    """Listens on a port; ``script(session, tag)`` is called for each message."""
+
+    def __init__(self, script: Callable[[Session, int], None]) -> None:
+        self.script = script
+        self.sessions: list[Session] = []
+        self.server = socket.create_server(("127.0.0.1", 0), backlog=64)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self.server.getsockname()[1])
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                session = Session(self, self.server.accept()[0])
+                self.sessions.append(session)
+                threading.Thread(target=self._serve, args=(session,), daemon=True).start()
+
+    @staticmethod
+    def _serve(session: Session) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            session.serve()
+
+    @property
+    def published(self) -> list[str]:
+        """Ids of all copies, over all connections."""
+        return [task for session in self.sessions for task in session.published]
+
+
+@contextlib.contextmanager
+def peers(*scripts: Callable[[Session, int], None], policy: Policy = POLICY) -> Iterator[tuple[Publisher, list[Peer]]]:
+    """A publisher to one scripted node for each script."""
+    nodes = [Peer(script) for script in scripts]
+    url = ";".join(f"amqp://u:p@127.0.0.1:{node.port}//" for node in nodes)
+    publisher = Publisher(Connection(url, failover_strategy="round-robin"), policy)
+    try:
+        yield publisher, nodes
+    finally:
+        publisher.close()
+        for node in nodes:
+            node.server.close()
+
+
+def message(number: int = 1) -> Message:
+    task_id = f"id-{number:04}"
+    properties = {"delivery_mode": 2, "correlation_id": task_id, "reply_to": ""}
+    return Message("tasks", "default", b"[]", "application/json", "utf-8", {"task": "t"}, properties)
+
+
+def at_once(publisher: Publisher, count: int) -> dict[int, NotAcknowledged | None]:
+    """Publish from as many threads at the same time; return how each ended."""
+    found: dict[int, NotAcknowledged | None] = {}
+
+    def publish(number: int) -> None:
+        try:
+            publisher.publish(message(number))
+            found[number] = None
+        except NotAcknowledged as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=publish, args=(n,)) for n in range(1, count + 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def ack(session: Session, tag: int) -> None:
+    session.ack(tag)
+
+
+def silent(_session: Session, _tag: int) -> None:
+    pass
+
+
+def test_answers_in_reverse_order_reach_their_callers() -> None:
+    def script(session: Session, tag: int) -> None:
+        if tag == 10:
+            for late in range(10, 0, -1):
+                session.nack(late) if session.published[late - 1] == "id-0003" else session.ack(late)
+        elif tag > 10:
+            session.ack(tag)
+
+    with peers(script) as (publisher, (peer,)):
+        assert at_once(publisher, 10) == dict.fromkeys(range(1, 11))
+        assert peer.published.count("id-0003") == 2, "the refused one, and it alone, was sent again"
+        assert len(peer.published) == 11
+
+
+def test_one_answer_for_many() -> None:
+    def script(session: Session, tag: int) -> None:
+        if tag == 20:
+            session.ack(20, multiple=True)
+
+    with peers(script) as (publisher, (peer,)):
+        assert at_once(publisher, 20) == dict.fromkeys(range(1, 21))
+        assert len(peer.published) == 20
+
+
+def test_only_the_returned_message_is_unroutable() -> None:
+    def script(session: Session, tag: int) -> None:
+        if tag == 5:
+            session.give_back(session.published.index("id-0004") + 1)
+            session.ack(5, multiple=True)
+
+    with peers(script) as (publisher, _):
+        found = at_once(publisher, 5)
+    assert [number for number, error in found.items() if error] == [4]
+    assert isinstance(found[4], Unroutable)
+    assert not found[4].maybe_published
+
+
+def test_a_late_ack_confirms_nothing_else() -> None:
+    def first(session: Session, tag: int) -> None:
+        if tag == 2:
+            session.ack(1)
+
+    with peers(first) as (publisher, (peer,)):
+        with pytest.raises(TimedOut) as caught:
+            publisher.publish(message(1), deadline=0.3)
+        assert caught.value.maybe_published
+        with pytest.raises(TimedOut):
+            publisher.publish(message(2), deadline=0.3)
+        assert len(peer.sessions) == 2, "the connection in doubt was not used again"
+
+
+def test_an_answer_to_nothing_drops_the_connection() -> None:
+    def script(session: Session, tag: int) -> None:
+        session.ack(7 if len(session.peer.sessions) == 1 else tag)
+
+    with peers(script) as (publisher, (peer,)):
+        publisher.publish(message())
+        assert len(peer.sessions) == 2
+        assert peer.published == ["id-0001"] * 2
+
+
+def test_a_silent_node_is_left_for_the_next_and_not_asked_again() -> None:
+    with peers(silent, ack) as (publisher, (one, two)):
+        started = monotonic()
+        publisher.publish(message(1))
+        assert 0.5 <= monotonic() - started < 2
+        started = monotonic()
+        publisher.publish(message(2))
+        assert monotonic() - started < 0.4
+        assert (one.published, two.published) == (["id-0001"], ["id-0001", "id-0002"])
+
+
+def test_nacks_are_answered_by_patience_on_other_nodes() -> None:
+    def script(session: Session, tag: int) -> None:
+        copies = sum(len(node.published) for node in nodes)
+        session.ack(tag) if copies > 5 else session.nack(tag)
+
+    with peers(script, script) as (publisher, nodes):
+        started = monotonic()
+        publisher.publish(message())
+        assert monotonic() - started > 0.1, "with pauses"
+        assert all(len(node.sessions) == 1 for node in nodes), "each connection is used on"
+        assert [len(node.published) for node in nodes] == [3, 3]
+
+
+def test_a_nack_that_lasts_is_reported_as_one() -> None:
+    with peers(lambda session, tag: session.nack(tag)) as (publisher, _), pytest.raises(Nacked) as caught:
+        publisher.publish(message(), deadline=0.5)
+    assert not caught.value.maybe_published
+
+
+@pytest.mark.parametrize("code", [320, 541])
+def test_a_node_that_cannot_serve_is_left(code: int) -> None:
+    def refuse(session: Session, _tag: int) -> None:
+        session.close_connection(code, "not now")
+
+    with peers(refuse, ack) as (publisher, (one, two)):
+        publisher.publish(message())
+        assert (len(one.published), len(two.published)) == (1, 1)
+    with peers(refuse) as (publisher, _), pytest.raises(Unreachable, match="not now") as caught:
+        publisher.publish(message(), deadline=0.5)
+    assert caught.value.maybe_published
+
+
+def test_a_lost_connection_is_unknown_and_tried_elsewhere() -> None:
+    def cut(session: Session, _tag: int) -> None:
+        session.sock.shutdown(socket.SHUT_RDWR)
+
+    with peers(cut, ack) as (publisher, (one, two)):
+        publisher.publish(message())
+        assert (one.published, two.published) == (["id-0001"], ["id-0001"])
+
+
+@pytest.mark.parametrize(("code", "kind"), [(404, Unroutable), (406, Refused)])
+def test_a_closed_channel_is_the_fault_of_one_message(code: int, kind: type[NotAcknowledged]) -> None:
+    def script(session: Session, tag: int) -> None:
+        if session.published[tag - 1] == "id-0003":
+            session.close_channel(code, "bad message")
+        elif len(session.peer.sessions) > 1:
+            session.ack(tag)
+
+    with peers(script) as (publisher, _):
+        found = at_once(publisher, 6)
+    assert {number for number, error in found.items() if error} == {3}
+    assert isinstance(found[3], kind)
+    assert not found[3].maybe_published
+
+
+def test_an_alarm_that_ends_in_time_is_waited_for() -> None:
+    def script(session: Session, tag: int) -> None:
+        session.block()
+        sleep(1)  # twice as long as a silent node would be given
+        session.unblock()
+        session.ack(tag)
+
+    with peers(script) as (publisher, (peer,)):
+        publisher.publish(message())
+        assert len(peer.published) == 1, "no second copy was sent meanwhile"
+
+
+def test_an_alarm_that_lasts_is_named() -> None:
+    def script(session: Session, tag: int) -> None:
+        if tag == 1:
+            session.block()
+
+    with peers(script) as (publisher, (peer,)):
+        with pytest.raises(Blocked, match="memory or disk alarm") as caught:
+            publisher.publish(message(1), deadline=0.6)
+        assert caught.value.maybe_published
+        link = publisher.nodes.link(0, POLICY.limits(monotonic() + 1))
+        assert isinstance(link, Link)
+        errors = at_once_limited(publisher, 4)
+        unsent = [error for error in errors if not error.maybe_published]
+        assert len(peer.sessions) == 2
+        assert all(isinstance(error, Blocked) for error in errors)
+        assert len(unsent) + len(peer.sessions[1].published) == 4, "what was never sent is known not to be there"
+
+
+def at_once_limited(publisher: Publisher, count: int) -> list[NotAcknowledged]:
+    """Publish one after the other on a blocked link, with the same end; return the errors."""
+    errors: list[NotAcknowledged] = []
+    end = monotonic() + 1
+
+    def publish(number: int) -> None:
+        try:
+            publisher.publish(message(number), deadline=end - monotonic())
+        except NotAcknowledged as error:
+            errors.append(error)
+
+    threads = []
+    for number in range(2, 2 + count):
+        threads.append(threading.Thread(target=publish, args=(number,)))
+        threads[-1].start()
+        sleep(0.1)  # the second one finds the link blocked by the first
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def test_bulk_gives_each_message_its_own_outcome() -> None:
+    rng = random.Random(4)  # noqa: S311 - a repeatable mixture
+    fate = {f"id-{n:04}": rng.choice(["ack", "ack", "return", "nack once", "nack"]) for n in range(400)}
+
+    def script(session: Session, tag: int) -> None:
+        task = session.published[tag - 1]
+        if fate[task] == "return":
+            session.give_back(tag)
+        if fate[task] == "nack" or (fate[task] == "nack once" and session.published.count(task) == 1):
+            session.nack(tag)
+        else:
+            session.ack(tag)
+
+    with peers(script) as (publisher, _):
+        outcomes = list(publisher.publish_all((message(n) for n in range(400)), window=37, deadline=1.0))
+    assert sorted(outcome.index for outcome in outcomes) == list(range(400))
+    wanted: dict[str, type | None] = {"ack": None, "nack once": None, "return": Unroutable, "nack": Nacked}
+    for outcome in outcomes:
+        kind: Any = wanted[fate[str(outcome.task_id)]]
+        assert isinstance(outcome.error, kind) if kind else outcome.acknowledged
+
+
+def test_bulk_moves_to_the_next_node() -> None:
+    def dies(session: Session, tag: int) -> None:
+        if tag == 50:
+            session.sock.shutdown(socket.SHUT_RDWR)
+        else:
+            session.ack(tag)
+
+    with peers(dies, ack) as (publisher, (_, two)):
+        outcomes = list(publisher.publish_all((message(n) for n in range(200)), window=20))
+    assert all(outcome.acknowledged for outcome in outcomes)
+    assert len(set(two.published)) >= 150
+
+
+def test_idle_connection_that_the_broker_closed_costs_no_copy() -> None:
+    with peers(ack) as (publisher, (peer,)):
+        publisher.publish(message(1))
+        peer.sessions[0].sock.shutdown(socket.SHUT_RDWR)
+        sleep(0.05)  # until the kernel has delivered it
+        publisher.publish(message(2))
+        assert peer.published == ["id-0001", "id-0002"]
