@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUFFIX = ".ledger"
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _HEAD = struct.Struct("<QI")  # number of records, checksum of the last one
 
 
@@ -57,7 +58,7 @@ class Writer:
         with self._lock:
             number = self._count + 1
             record = {"n": number, "t": round(time.time(), 6), "r": self._run, "k": kind, **fields}
-            body = json.dumps(record, separators=(",", ":")).encode()
+            body = _encode(record).encode()
             self._checksum = zlib.crc32(body, self._checksum)
             self._put(b"%08x %s\n" % (self._checksum, body))
             self._count = number
