@@ -11,8 +11,9 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from amqp.exceptions import RecoverableConnectionError
 from amqp.serialization import dumps
-from kombu import Connection
+from kombu import Connection, Producer, Queue
 
 from holdfast.publisher import (
     Blocked,
@@ -25,6 +26,7 @@ from holdfast.publisher import (
     TimedOut,
     Unreachable,
     Unroutable,
+    transport,
 )
 from holdfast.publisher.link import Link
 
@@ -395,3 +397,62 @@ def test_idle_connection_that_the_broker_closed_costs_no_copy() -> None:
         sleep(0.05)  # until the kernel has delivered it
         publisher.publish(message(2))
         assert peer.published == ["id-0001", "id-0002"]
+
+
+@contextlib.contextmanager
+def kombu_connection(*scripts: Callable[[Session, int], None]) -> Iterator[tuple[Connection, list[Peer]]]:
+    """A kombu connection, as Celery opens it for everything but tasks, to scripted nodes."""
+    transport.register()
+    nodes = [Peer(script) for script in scripts]
+    url = ";".join(f"amqp://u:p@127.0.0.1:{node.port}//" for node in nodes)
+    connection = Connection(url, transport_options={"confirm_publish": True}, connect_timeout=2)
+    try:
+        yield connection, nodes
+    finally:
+        connection.collect()
+        for node in nodes:
+            node.server.close()
+
+
+def test_kombus_own_failover_does_not_wait_for_a_silent_node_to_say_goodbye() -> None:
+    with kombu_connection(silent, ack) as (connection, (one, two)):
+        started = monotonic()
+        Producer(connection).publish(
+            {},
+            routing_key="x",
+            correlation_id="id-0001",
+            confirm_timeout=0.3,
+            retry=True,
+            retry_policy={"max_retries": 3},
+        )
+        assert monotonic() - started < 0.3 + transport.CLOSE + 1
+        assert (one.published, two.published) == (["id-0001"], ["id-0001"])
+
+
+def test_kombus_own_confirms_are_matched_by_tag() -> None:
+    def late(session: Session, tag: int) -> None:
+        if tag == 2:
+            session.ack(1)
+
+    with kombu_connection(late) as (connection, (peer,)):
+        producer = Producer(connection, auto_declare=False)
+        for task in ("id-0001", "id-0002"):
+            with pytest.raises((OSError, RecoverableConnectionError)):
+                producer.publish({}, routing_key="x", correlation_id=task, confirm_timeout=0.2)
+        assert peer.published == ["id-0001"], "the connection in doubt is dropped, the next call has to reconnect"
+
+
+def test_a_declaration_that_is_not_answered_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "ANSWER", 0.3)
+    with kombu_connection(ack) as (connection, _), pytest.raises(TimeoutError):
+        Queue("q", channel=connection.default_channel).declare()
+
+
+def test_a_goodbye_that_is_not_answered_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "CLOSE", 0.3)
+    with kombu_connection(ack) as (connection, _):
+        channel = connection.default_channel
+        started = monotonic()
+        with pytest.raises(TimeoutError):
+            channel.close()
+        assert monotonic() - started < 1
