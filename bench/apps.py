@@ -35,9 +35,3 @@ def nothing(*_args: Any, **_kwargs: Any) -> None:
     if tally:
         with open(tally, "ab", buffering=0) as file:  # noqa: PTH123 - one unbuffered byte, cheaply
             file.write(b".")
-
-
-def worker_app() -> Celery:
-    """Return the application of the worker under test, as its environment asks for."""
-    late = os.environ["BENCH_ACKS_LATE"] == "1"
-    return make(layer=False, task_acks_late=late, worker_send_task_events=False)

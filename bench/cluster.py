@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
     login = f"admin:{_password()}"
     nodes = [urlsplit(url) for url in found["HOLDFAST_BROKER_URL"].split(";")]
     urls = [urlunsplit(url._replace(netloc=f"{login}@{url.hostname}:{url.port}")) for url in nodes]
-    return found | {"HOLDFAST_BROKER_URL": ";".join(urls), "HOLDFAST_QUEUES": QUEUE}
+    return found | {"HOLDFAST_BROKER_URL": ";".join(urls), "HOLDFAST_QUEUES": QUEUE, "HOLDFAST_IMPORTS": ""}
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def _reach(tally: Path, size: int) -> float:
 
 @contextmanager
 def _worker(folder: str, **extra: str) -> Iterator[None]:
-    command = ["-m", "celery", "-A", "bench.apps:worker_app", "worker", "-c", "2", "-l", "ERROR", "-n", "bench@%h"]
+    command = ["-m", "celery", "-A", "bench.tasks", "worker", "-c", "2", "-l", "ERROR", "-n", "bench@%h"]
     with (Path(folder) / "log").open("w") as log:
         child = subprocess.Popen(
             [sys.executable, *command, "--without-gossip", "--without-mingle", "--without-heartbeat"],
