@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -37,7 +36,6 @@ class DurableAMQP(AMQP):
         self.fallback: Fallback | None = None
         self._publishers: dict[tuple[str, ...], Publisher] = {}
         self._known: WeakKeyDictionary[Connection, Publisher] = WeakKeyDictionary()
-        self._lock = threading.Lock()
 
     def publisher(self, connection: Connection | None = None) -> Publisher:
         """Return the publisher of this process for a cluster.
@@ -51,12 +49,13 @@ class DurableAMQP(AMQP):
         if known is not None:
             return known
         key = tuple(connection.alt) or (connection.as_uri(include_password=True),)
-        with self._lock:
-            if key not in self._publishers:
-                fallback = self.fallback or _configured(self.app.conf.get("holdfast_publish_fallback"))
-                self._publishers[key] = Publisher(connection, Policy.from_settings(self.app.conf), fallback)
-            self._known[connection] = self._publishers[key]
-            return self._publishers[key]
+        publisher = self._publishers.get(key)
+        if publisher is None:
+            fallback = self.fallback or _configured(self.app.conf.get("holdfast_publish_fallback"))
+            made = Publisher(connection, Policy.from_settings(self.app.conf), fallback)
+            publisher = self._publishers.setdefault(key, made)  # no lock: a fork could inherit it held
+        self._known[connection] = publisher
+        return publisher
 
     @property
     def producer_pool(self) -> ProducerPool:  # type: ignore[override]  # looks the same, is not a subclass
