@@ -23,6 +23,7 @@ class Entry:
     def __init__(self, app: Celery, when: schedule, last_run_at: datetime | None, **options: Any) -> None:
         self.app, self.schedule, self.last_run_at, self.options = app, when, last_run_at, options
         when.nowfun = lambda: NOW
+        when.app = app  # not the current one, which another test's application may be
 
     def default_now(self) -> datetime:
         return NOW
