@@ -1,0 +1,258 @@
+"""What `make render` writes for an inventory of one's own starts its server: each file alone, with TLS, in a throwaway
+container without a network."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from .stack import ROOT, CommandFailedError, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.stack  # needs the engine and the images that `make up` provides
+
+PASSWORD = "a-password-of-thirty-characters"  # noqa: S105 - of servers that live for seconds without a network
+ADDRESS = "127.0.0.2"  # beside 127.0.0.1, which the servers listen on as well
+TLS = "/tls"
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files for one host, named rabbit1, that carries everything; TLS on, with a certificate beside them."""
+    folder = tmp_path_factory.mktemp("copying")
+    inventory = folder / "inventory"
+    (inventory / "group_vars").mkdir(parents=True)
+    groups = ("rabbitmq", "redis", "sentinel", "app", "workers", "relay", "flower", "prometheus")
+    hosts = {"rabbit1": {"holdfast_address": ADDRESS}}
+    (inventory / "hosts.yml").write_text(
+        yaml.safe_dump({"all": {"hosts": hosts, "children": {name: {"hosts": {"rabbit1": None}} for name in groups}}})
+    )
+    example = yaml.safe_load((ROOT / "ansible/inventories/example/group_vars/all.yml").read_text())
+    values = example | {
+        "holdfast_passwords": dict.fromkeys(example["holdfast_passwords"], PASSWORD),
+        "workers_celery": "/bin/true",
+        "workers_log_dir": str(folder),
+        "workers_run_dir": str(folder),
+        "workers_programs_dir": str(folder / "out/workers/programs"),
+        "redis_data_dir": "/data",
+        "sentinel_data_dir": "/data",
+        "sentinel_quorum": 1,
+    }
+    for role in ("rabbitmq", "redis", "sentinel"):
+        values[f"{role}_tls_enabled"] = True
+        values |= {f"{role}_tls_{name}_file": f"{TLS}/{name}.pem" for name in ("ca", "cert", "key")}
+    (inventory / "group_vars/all.yml").write_text(yaml.safe_dump(values))
+    subprocess.run(
+        [ROOT / "scripts/render"],
+        env=os.environ | {"INVENTORY": str(inventory), "OUT": str(folder / "out")},
+        check=True,
+        timeout=500,
+    )
+    certificate(folder / "tls")
+    return folder
+
+
+def certificate(folder: Path) -> None:
+    """Write a certificate that is its own authority, valid for this hour."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "rabbit1")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder.mkdir()
+    for file in ("ca.pem", "cert.pem"):
+        (folder / file).write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    for path in folder.iterdir():
+        path.chmod(0o644)  # the servers run as users of their own
+
+
+def run(*command: str, check: bool = True) -> str:
+    """Run a command and return what it printed."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    if check and done.returncode:
+        raise CommandFailedError(done.stdout + done.stderr)
+    return done.stdout + done.stderr
+
+
+class Server:
+    """A throwaway container without a network."""
+
+    def __init__(self, image: str, mounts: dict[Path, str], *command: str) -> None:
+        volumes = [item for source, target in mounts.items() for item in ("--volume", f"{source}:{target}:ro")]
+        self.name = run(
+            "docker", "run", "--detach", "--rm", "--network", "none", "--hostname", "rabbit1",
+            "--add-host", "rabbit1:127.0.0.1", *volumes, image, *command,
+        ).strip()  # fmt: skip
+
+    def call(self, *command: str, check: bool = True) -> str:
+        """Run a command in the container."""
+        return run("docker", "exec", self.name, *command, check=check)
+
+    def stop(self) -> None:
+        """Remove the container."""
+        run("docker", "kill", self.name, check=False)
+
+
+@pytest.fixture
+def rabbitmq(rendered: Path) -> Iterator[Server]:
+    """A broker with the rendered files."""
+    out = rendered / "out"
+    server = Server(
+        "rabbitmq:4.3.6-management",
+        {
+            ROOT / "compose/start/rabbitmq": "/usr/local/bin/start",
+            out / "secret/rabbitmq/erlang.cookie": "/run/secrets/erlang.cookie",
+            out / "rabbitmq/rabbitmq.conf": "/etc/rabbitmq/rabbitmq.conf",
+            out / "rabbitmq/enabled_plugins": "/etc/rabbitmq/enabled_plugins",
+            out / "rabbitmq/definitions/10-topology.json": "/etc/rabbitmq/definitions/10-topology.json",
+            out / "secret/rabbitmq/definitions/20-users.json": "/etc/rabbitmq/definitions/20-users.json",
+            rendered / "tls": TLS,
+        },
+        "/usr/local/bin/start",
+    )
+    yield server
+    server.stop()
+
+
+def test_rabbitmq_starts_with_all_queues_users_and_no_plaintext_port(rabbitmq: Server) -> None:
+    def queues() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = json.loads(
+            rabbitmq.call(
+                "rabbitmqctl", "-q", "list_queues", "-p", "holdfast", "name", "type", "policy", "--formatter", "json"
+            )
+        )
+        return found if len(found) == 32 else []
+
+    found = wait_until(queues, "all queues are declared", 90)
+    assert {queue["type"] for queue in found} == {"quorum"}
+    assert all(queue["policy"] for queue in found)
+    for user in ("app", "flower", "monitor", "admin"):
+        rabbitmq.call("rabbitmqctl", "-q", "authenticate_user", user, PASSWORD)
+    assert "guest" not in rabbitmq.call("rabbitmqctl", "-q", "list_users")
+    listeners = json.loads(rabbitmq.call("rabbitmq-diagnostics", "-q", "listeners", "--formatter", "json"))
+    assert {item["port"] for item in listeners["listeners"]} == {5671, 15671, 15691, 25672}
+
+
+@pytest.fixture
+def redis(rendered: Path) -> Iterator[Server]:
+    """A Redis node with the rendered files."""
+    server = Server(
+        "redis:8.0.6",
+        {
+            rendered / "out/secret/redis/rabbit1.conf": "/etc/redis/redis.conf",
+            rendered / "out/secret/redis/users.acl": "/etc/redis/users.acl",
+            rendered / "tls": TLS,
+        },
+        "redis-server",
+        "/etc/redis/redis.conf",
+    )
+    yield server
+    server.stop()
+
+
+TLS_CLIENT = ("--tls", "--cacert", f"{TLS}/ca.pem", "--cert", f"{TLS}/cert.pem", "--key", f"{TLS}/key.pem")
+
+
+def test_redis_starts_and_knows_its_users(redis: Server) -> None:
+    def ask(user: str, *command: str) -> str:
+        return redis.call("redis-cli", *TLS_CLIENT, "--no-auth-warning", "--user", user, "--pass", PASSWORD, *command)
+
+    wait_until(lambda: "PONG" in ask("app", "ping"), "Redis answers", 30)
+    assert "appendfsync" in ask("monitor", "config", "get", "appendfsync")
+    assert "NOREPLICAS" in ask("app", "set", "a", "1"), "a primary without a replica accepts nothing"
+    assert "NOPERM" in ask("app", "config", "get", "maxmemory")
+    assert "NOPERM" in ask("monitor", "get", "a") or "can't run" in ask("monitor", "get", "a")
+    assert "NOAUTH" in redis.call("redis-cli", *TLS_CLIENT, "ping", check=False)
+
+
+def test_sentinel_starts_from_its_seed(rendered: Path) -> None:
+    server = Server(
+        "redis:8.0.6",
+        {
+            ROOT / "compose/start/sentinel": "/usr/local/bin/start",
+            rendered / "out/secret/sentinel/rabbit1.conf": "/etc/redis/sentinel.conf",
+            rendered / "out/secret/sentinel/users.acl": "/etc/redis/users.acl",
+            rendered / "tls": TLS,
+        },
+        "/usr/local/bin/start",
+    )
+    try:
+        wait_until(
+            lambda: ADDRESS
+            in server.call(
+                "redis-cli", *TLS_CLIENT, "-p", "26379", "--no-auth-warning", "--user", "app", "--pass", PASSWORD,
+                "sentinel", "get-master-addr-by-name", "results",
+            ),
+            "Sentinel names the primary",
+            30,
+        )  # fmt: skip
+    finally:
+        server.stop()
+
+
+def test_supervisor_reads_its_file_and_the_programs(rendered: Path) -> None:
+    """Supervisor starts with them; the program is replaced by one that ends at once, so it is seen to be retried."""
+    out = rendered / "out"
+    with subprocess.Popen(
+        [ROOT / ".venv/bin/supervisord", "-c", out / "workers/supervisord.conf"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            status = wait_until(
+                lambda: run(
+                    str(ROOT / ".venv/bin/supervisorctl"), "-c", str(out / "workers/supervisord.conf"), "status",
+                    check=False,
+                ),
+                "supervisor answers",
+                20,
+            )  # fmt: skip
+            wait_until((rendered / "default.log").exists, "the program has a log", 20)
+        finally:
+            process.terminate()
+    assert "refused" not in status
+
+
+def test_prometheus_accepts_its_file(rendered: Path) -> None:
+    run(
+        "docker", "run", "--rm", "--network", "none", "--entrypoint", "/bin/promtool",
+        "--volume", f"{rendered / 'out/prometheus/prometheus.yml'}:/prometheus.yml:ro",
+        "prom/prometheus:v3.5.3", "check", "config", "/prometheus.yml",
+    )  # fmt: skip
+
+
+def test_the_environment_loads_the_settings(rendered: Path) -> None:
+    variables = dict(
+        line.split("=", 1)
+        for line in (rendered / "out/secret/app.env").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    printed = run(
+        "env", "-i", *(f"{name}={value}" for name, value in variables.items()),
+        str(ROOT / ".venv/bin/python"), "-c",
+        "from holdfast import settings; print(settings.broker_url, [q.name for q in settings.task_queues])",
+    )  # fmt: skip
+    assert f"amqp://app:{PASSWORD}@{ADDRESS}:5672/holdfast" in printed
+    assert "['default', 'critical']" in printed
