@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+HOLD = 1.0  # seconds for which a message that goes back stays here: without a delay in the broker it must not spin
 IO_LIMIT = 10.0  # seconds for one read or write on the consuming connection; a frozen node would take them for ever
 
 
@@ -81,7 +82,7 @@ class Consumer(CeleryConsumer):
         errors = (*self.connection_errors, *self.channel_errors)
 
         def on_message(message: Any) -> None:
-            message.put_back = lambda hold: self._put_back(message, hold)
+            message.put_back = lambda: self.timer.call_after(HOLD, self._nack, (message,))
             try:
                 handle(message)
             except errors:
@@ -118,14 +119,11 @@ class Consumer(CeleryConsumer):
 
     # -- messages that go back
 
-    def _put_back(self, message: Message, hold: float) -> None:
-        if hold > 0:
-            self.timer.call_after(hold, self._nack, (message,))
-        else:
-            self.call_soon_ack(self._nack, message)
-
     def _nack(self, message: Message) -> None:
-        """Requeue with ``basic.nack``: kombu's requeue is ``basic.reject``, which counts towards the delivery limit."""
+        """Requeue with ``basic.nack``: kombu's requeue is ``basic.reject``, which counts towards the delivery limit.
+
+        The queue's policy ``delayed-retry-type: all`` lets others go first; without it the message returns to the head.
+        """
         channel: Any = message.channel
         send = getattr(channel, "send_method", None)
         try:

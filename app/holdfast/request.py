@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-HOLD = 5.0  # seconds; a server that is away is asked again this often, not in a loop
-
 
 def unavailable(error: BaseException) -> bool:
     """Say whether a publish failed because no broker could take the message now."""
@@ -37,14 +35,11 @@ class PutBack(Reject):
     Args:
         reason: what cannot be done now.
         requeue: always True; the parameter is there because Celery rebuilds the exception from its arguments.
-        hold: seconds for which the message stays with this worker first.
     """
 
-    def __init__(self, reason: Any = None, requeue: bool = True, hold: float = HOLD) -> None:
+    def __init__(self, reason: Any = None, requeue: bool = True) -> None:
         super().__init__(reason, requeue)
         self.reason = reason
-        self.hold = hold
-        self.args = (reason, requeue, hold)
 
 
 class Request(CeleryRequest):
@@ -63,15 +58,15 @@ class Request(CeleryRequest):
             # found later, in the pool, it would cost the worker the slot that was taken for the task
             raise InvalidTaskError(f"invalid time limits {limits!r}: two numbers of seconds, or null, are allowed")
 
-    def put_back(self, hold: float = HOLD) -> None:
-        """Return the message to its queue after ``hold`` seconds, without counting it as a failed delivery."""
+    def put_back(self) -> None:
+        """Return the message to its queue without counting it as a failed delivery."""
         if self.acknowledged:
             return
         put_back = getattr(self.message, "put_back", None)
         if put_back is None:
             self.reject(requeue=True)
             return
-        put_back(hold)
+        put_back()
         self.acknowledged = True
         self.send_event("task-rejected", requeue=True)
 
@@ -83,7 +78,7 @@ class Request(CeleryRequest):
         if isinstance(exc, PutBack):
             logger.warning("Task %s[%s] goes back to its queue: %s", self.name, self.id, exc.reason)
             state.task_ready(self)
-            self.put_back(exc.hold)
+            self.put_back()
             return
         try:
             super().on_failure(exc_info, send_failed_event, return_ok)
@@ -124,4 +119,4 @@ class Request(CeleryRequest):
 
     def _not_recorded(self, error: PutBack) -> None:
         logger.warning("State of task %s[%s] cannot be recorded now: %s", self.name, self.id, error.reason)
-        self.put_back(error.hold)
+        self.put_back()

@@ -42,7 +42,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from holdfast.request import HOLD, PutBack, unavailable
+from holdfast.request import PutBack, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 SHORT = 3.0  # seconds; outside a task nobody may wait longer: the caller is a worker's main loop or a web request
+REST = 5.0  # seconds; outside a task a store that was away is not asked again for this long
 PAUSE = (0.05, 1.0)  # seconds before the first and the later attempts
 TRANSIENT = (
     RedisConnectionError,
@@ -293,7 +294,7 @@ class DurableSentinelBackend(SentinelBackend):
             yield
         except (RedisError, OSError, SoftTimeLimitExceeded) as error:
             if hasty:
-                self._down_until = monotonic() + HOLD
+                self._down_until = monotonic() + REST
             raise PutBack(f"{what} cannot be stored: {error!r}") from error
 
     # -- reading

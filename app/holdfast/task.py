@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from celery import Celery
     from celery.result import AsyncResult
 
-LONGEST_HOLD = 30.0  # seconds; a message held longer would only keep a worker slot busy
-
 
 class Task(CeleryTask[Any, Any]):
     """Base class of every task of an application that :func:`install` was called on."""
@@ -41,8 +39,7 @@ class Task(CeleryTask[Any, Any]):
         Stock Celery answers any failed publish with ``Reject(requeue=False)``, which drops the task.
 
         Raises:
-            PutBack: the copy was not accepted now. The original is held for the countdown (at most
-                :data:`LONGEST_HOLD` seconds) and delivered again with the same retry count.
+            PutBack: the copy was not accepted now; the original is delivered again with the same retry count.
             Reject: the copy can never be accepted (too large, not serialisable); the original is dead-lettered.
         """
         try:
@@ -51,9 +48,7 @@ class Task(CeleryTask[Any, Any]):
             reason = rejected.args[0]
             if not unavailable(reason):
                 raise
-            countdown = kwargs.get("countdown")
-            delay = self.default_retry_delay if countdown is None else countdown
-            raise PutBack(f"its retry was not accepted: {reason}", hold=min(delay, LONGEST_HOLD)) from reason
+            raise PutBack(f"its retry was not accepted: {reason}") from reason
 
     def _whole_seconds(self, options: dict[str, Any]) -> dict[str, Any]:
         countdown, eta = options.get("countdown"), options.get("eta")

@@ -83,6 +83,9 @@ class Rig:
             "dead-letter-strategy": "at-least-once",
             "overflow": "reject-publish",
             "consumer-disconnected-timeout": 5000,
+            "delayed-retry-type": "all",
+            "delayed-retry-min": 1000,
+            "delayed-retry-max": 5000,
         } | {key.replace("_", "-"): value for key, value in policy.items()}
         self.api(
             "PUT",
@@ -210,6 +213,9 @@ class Rig:
             process = Process(child, log)
             try:
                 yield process
+            except BaseException:
+                print(process.text[-8000:])
+                raise
             finally:
                 process.end()
 

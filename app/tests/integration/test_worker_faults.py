@@ -58,21 +58,6 @@ def test_a_killed_child_and_a_killed_worker_lose_nothing(rig: Rig) -> None:
     assert rig.depth(rig.dead) == (0, 0)
 
 
-def test_a_worker_leaves_a_frozen_node_and_its_restart_does_not_hang_on_one(rig: Rig) -> None:
-    with rig.worker() as worker:
-        (address,) = {there for _, there in worker.broker_connections()}
-        node = next(name for name in ("rabbit1", "rabbit2", "rabbit3") if rig.stack.address(name) == address)
-        with rig.paused(node):
-            rig.call("echo.delay('meanwhile')")
-            wait_until(lambda: rig.runs("end") == {"meanwhile": 1}, "the worker consumes from another node", 60)
-            with rig.worker() as second:
-                assert second.alive
-        rig.call("echo.delay('after')")
-        wait_until(lambda: rig.runs("end")["after"] == 1, "it goes on after the node is back", 30)
-        assert worker.alive
-        assert [beat.problems() for beat in rig.heartbeats()][:1] == [[]]
-
-
 def test_a_worker_survives_the_restart_of_all_brokers(rig: Rig) -> None:
     brokers = ("rabbit1", "rabbit2", "rabbit3")
     with rig.worker() as worker:
@@ -105,3 +90,8 @@ def test_a_worker_that_reconnects_before_the_broker_noticed_does_not_meet_its_ow
         wait_until(lambda: rig.runs("end") == {"after": 1}, "the worker consumes on a new connection", 60)
         assert worker.alive
         assert "RESOURCE_LOCKED" not in worker.text
+
+
+def test_stock_celery_meets_its_own_control_queue_after_a_cut(rig: Rig) -> None:
+    with rig.worker(STOCK="1") as worker, rig.cut(worker):
+        worker.wait_for("RESOURCE_LOCKED", 60)

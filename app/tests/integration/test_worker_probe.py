@@ -85,3 +85,18 @@ def test_the_probe_tells_a_worker_that_has_ended_from_one_that_works(rig: Rig) -
         worker.end()
         answer = probe(rig, "worker")
         assert (answer.returncode, "has ended" in answer.stdout) == (1, True)
+
+
+def test_a_worker_leaves_a_frozen_node_and_its_restart_does_not_hang_on_one(rig: Rig) -> None:
+    with rig.worker() as worker:
+        (address,) = {there for _, there in worker.broker_connections()}
+        node = next(name for name in ("rabbit1", "rabbit2", "rabbit3") if rig.stack.address(name) == address)
+        with rig.paused(node):
+            rig.call("echo.delay('meanwhile')")
+            wait_until(lambda: rig.runs("end") == {"meanwhile": 1}, "the worker consumes from another node", 60)
+            with rig.worker() as second:
+                assert second.alive
+        rig.call("echo.delay('after')")
+        wait_until(lambda: rig.runs("end")["after"] == 1, "it goes on after the node is back", 30)
+        assert worker.alive
+        assert [beat.problems() for beat in rig.heartbeats()][:1] == [[]]

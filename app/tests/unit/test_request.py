@@ -25,8 +25,8 @@ class Settled:
         self.delivery_info = {"exchange": "tasks", "routing_key": "q", "redelivered": False}
         vars(self).update(extra)
 
-    def put_back(self, hold: float) -> None:
-        self.how.append(("put back", hold))
+    def put_back(self) -> None:
+        self.how.append("put back")
 
 
 @pytest.fixture
@@ -73,9 +73,9 @@ def away(*_args: Any, **_kwargs: Any) -> None:
 def test_a_task_that_could_not_be_finished_goes_back_uncounted(app: Celery) -> None:
     message = Settled()
     one = request(app, message)
-    one.on_failure(failure(PutBack("no store", hold=3)))
-    one.on_failure(failure(PutBack("no store", hold=3)))
-    assert message.how == [("put back", 3)]
+    one.on_failure(failure(PutBack("no store")))
+    one.on_failure(failure(PutBack("no store")))
+    assert message.how == ["put back"]
 
 
 def test_under_another_consumer_it_is_requeued_as_celery_does(app: Celery) -> None:
@@ -90,7 +90,7 @@ def test_a_state_that_cannot_be_recorded_settles_nothing_for_good(app: Celery, m
         monkeypatch.setattr(app.backend, name, away)
     expired = Settled({"expires": "2020-01-01T00:00:00+00:00"})
     assert request(app, expired).revoked() is True
-    assert expired.how == [("put back", 5.0)]
+    assert expired.how == ["put back"]
     failed = Settled()
     app.tasks["t"].acks_on_failure = True
     request(app, failed).on_failure(failure(ValueError("x")))
