@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections import Counter
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ class Rig:
             "consumer-disconnected-timeout": 5000,
             "delayed-retry-type": "all",
             "delayed-retry-min": 1000,
-            "delayed-retry-max": 5000,
+            "delayed-retry-max": 2000,
         } | {key.replace("_", "-"): value for key, value in policy.items()}
         self.api(
             "PUT",
@@ -244,8 +245,17 @@ class Rig:
         return Counter(line[1] for line in self.lines(step))
 
     def drained(self, deadline: float = 60) -> None:
-        """Wait until the scratch queue is empty and nothing of it is being worked on."""
-        wait_until(lambda: self.depth() == (0, 0), f"{self.queue} is empty", deadline)
+        """Wait until the scratch queue has been empty for 3 s: a message held back for 2 s is in none of its counts."""
+        since: list[float] = []
+
+        def empty() -> bool:
+            if self.depth() == (0, 0):
+                since.append(time.monotonic())
+            else:
+                since.clear()
+            return bool(since) and since[-1] - since[0] > 3
+
+        wait_until(empty, f"{self.queue} is empty", deadline)
 
 
 @dataclass

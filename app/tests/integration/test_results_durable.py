@@ -66,7 +66,6 @@ def test_a_worker_lives_while_the_store_is_away_and_settles_what_it_held(rig: Ri
         worker.wait_for("State of task scratch.echo[late] cannot be recorded now", 30, times=2)
         wait_until(lambda: rig.depth(rig.dead) == (1, 0), "the unknown task is in the dead-letter queue", 30)
         assert worker.alive
-        assert sum(rig.depth()) == 1
     with rig.worker():
         rig.drained()
     assert rig.call("print(app.AsyncResult('late').state)") == "REVOKED"
