@@ -92,9 +92,11 @@ def test_a_worker_leaves_a_frozen_node_and_its_restart_does_not_hang_on_one(rig:
         (address,) = {there for _, there in worker.broker_connections()}
         node = next(name for name in ("rabbit1", "rabbit2", "rabbit3") if rig.stack.address(name) == address)
         with rig.paused(node):
-            rig.call("echo.delay('meanwhile')")
-            wait_until(lambda: rig.runs("end") == {"meanwhile": 1}, "the worker consumes from another node", 60)
-            with rig.worker() as second:
+            worker.wait_for("Connected to amqp", 45, times=2)
+            with rig.worker() as second:  # ready, though a third of its attempts to connect meet the frozen node
+                rig.call("echo.delay('meanwhile')")
+                # the broker hands it to the frozen consumer until it takes that node for dead (net_ticktime: 60 s)
+                wait_until(lambda: rig.runs("end")["meanwhile"] == 1, "the task is run elsewhere", 120)
                 assert second.alive
         rig.call("echo.delay('after')")
         wait_until(lambda: rig.runs("end")["after"] == 1, "it goes on after the node is back", 30)
