@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import ssl
+import subprocess
 import threading
+from dataclasses import replace
 from struct import pack, unpack
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -32,6 +35,7 @@ from holdfast.publisher.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 POLICY = Policy(deadline=3.0, attempt=0.5, connect=2.0, backoff=0.02, backoff_max=0.1)
 
@@ -101,8 +105,9 @@ class Session:
 class Peer:
     """Listens on a port; ``script(session, tag)`` is called for each message."""
 
-    def __init__(self, script: Callable[[Session, int], None]) -> None:
+    def __init__(self, script: Callable[[Session, int], None], tls: ssl.SSLContext | None = None) -> None:
         self.script = script
+        self.tls = tls
         self.sessions: list[Session] = []
         self.server = socket.create_server(("127.0.0.1", 0), backlog=64)
         threading.Thread(target=self._accept, daemon=True).start()
@@ -114,7 +119,8 @@ class Peer:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                session = Session(self, self.server.accept()[0])
+                sock = self.server.accept()[0]
+                session = Session(self, self.tls.wrap_socket(sock, server_side=True) if self.tls else sock)
                 self.sessions.append(session)
                 threading.Thread(target=self._serve, args=(session,), daemon=True).start()
 
@@ -456,3 +462,24 @@ def test_a_goodbye_that_is_not_answered_ends(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(TimeoutError):
             channel.close()
         assert monotonic() - started < 1
+
+
+def test_tls_in_both_directions_at_once(tmp_path: Path) -> None:
+    """Threads read and write one TLS connection that never blocks; a large message does not fit into one write."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=peer", "-days", "1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    peer = Peer(ack, context)
+    options = {"ca_certs": str(certificate), "cert_reqs": ssl.CERT_REQUIRED, "server_hostname": "127.0.0.1"}
+    publisher = Publisher(Connection(f"amqps://u:p@127.0.0.1:{peer.port}//", ssl=options), POLICY)
+    assert at_once(publisher, 50) == dict.fromkeys(range(1, 51))
+    publisher.publish(replace(message(51), body=b"x" * 8_000_000))
+    outcomes = list(publisher.publish_all((message(n) for n in range(100, 1100)), window=300))
+    assert all(outcome.acknowledged for outcome in outcomes)
+    publisher.close()
+    peer.server.close()
