@@ -115,9 +115,9 @@ def test_a_task_that_acknowledges_early_is_named() -> None:
     @app.task(name="patient.early", shared=False, acks_late=False)
     def early() -> None: ...
 
-    assert [
-        one.found for one in examine(app) if one.rule.id.startswith("HF201")
-    ] == ["acks_late is off for patient.early"]
+    assert [one.found for one in examine(app) if one.rule.id.startswith("HF201")] == [
+        "acks_late is off for patient.early"
+    ]
 
 
 def test_a_base_class_with_its_own_retry_is_fine() -> None:
