@@ -36,7 +36,7 @@ SETS = ("smoke", "standard", "full", "soak")
 @click.option("--project", default="holdfast", show_default=True, help="Name of the compose project.")
 @click.option(
     "--secrets",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     default=ROOT / "compose/secrets",
     help="Folder with app.env and passwords/.",
 )
@@ -70,6 +70,8 @@ class Environment:
 
     def stack(self) -> Stack:
         """Return the stack, once the target has shown that it may be broken."""
+        if not (self.secrets / "app.env").exists():
+            raise TargetError(f"{self.secrets}/app.env is missing. The stack makes it when it starts: make up")
         for name, value in read_env(self.secrets / "app.env").items():
             os.environ.setdefault(name, value)
         from drill.stack import Stack  # noqa: PLC0415 - the application reads its environment on import

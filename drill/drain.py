@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from drill import ledger, tasks
-from drill.history import build
+from drill.history import ACKNOWLEDGED, build
 from drill.stack import PARKING, POLL
 from drill.target import TargetError
 from holdfast.dead import open_office
@@ -23,17 +23,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from drill.history import History
     from drill.ledger import Writer
     from drill.stack import Stack
 
 QUIET = 7.0  # seconds that everything must have been empty: the broker counts every 5, and delays are chains of queues
+LOOK = 20.0  # seconds between two looks into the ledger, above what poison takes to its end
 
 
-def wait_empty(stack: Stack, timeout: float, note: Callable[[str], None]) -> list[str]:
-    """Wait until no task is in a queue or in the outbox.
+def wait_empty(stack: Stack, folder: Path, timeout: float, note: Callable[[str], None]) -> list[str]:
+    """Wait until no task of the run is in a queue or in the outbox.
+
+    Empty queues say so. Where messages of others stay (a countdown of hours, say), the ledger does, once every
+    acknowledged task of the run has ended.
 
     Args:
         stack: the stack.
+        folder: of the run's ledger.
         timeout: seconds.
         note: told what is left, while waiting.
 
@@ -42,6 +48,7 @@ def wait_empty(stack: Stack, timeout: float, note: Callable[[str], None]) -> lis
     """
     deadline = time.monotonic() + timeout
     quiet_since: float | None = None
+    look = time.monotonic() + LOOK
     left = "nothing was looked at"
     while time.monotonic() < deadline:
         try:
@@ -51,11 +58,22 @@ def wait_empty(stack: Stack, timeout: float, note: Callable[[str], None]) -> lis
         except (TargetError, httpx.HTTPError, KeyError, OperationalError) as error:
             left = str(error)
         note(left or "empty")
+        if left and time.monotonic() >= look:
+            look = time.monotonic() + LOOK
+            if not unfinished(build(ledger.read_all(folder, folder.name), folder.name)):
+                return []
         quiet_since = None if left else quiet_since or time.monotonic()
         if quiet_since is not None and time.monotonic() - quiet_since >= QUIET:
             return []
         time.sleep(POLL)
     return [f"the queues did not run empty within {timeout:g} s: {left}"]
+
+
+def unfinished(history: History) -> set[str]:
+    """Return the acknowledged tasks that have not run to their end and are no poison."""
+    done = {i for i, runs in history.runs.items() if any(run.end is not None and run.final for run in runs)}
+    promised = {i for i, outcome in history.outcomes.items() if outcome.result in ACKNOWLEDGED}
+    return {i for i in promised - done if not history.attempts[i].poison}
 
 
 def collect(stack: Stack, book: Writer, folder: Path, run: str) -> None:

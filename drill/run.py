@@ -212,7 +212,9 @@ class Drill:
         for problem in self.pool.stop(30):
             self._unchecked(problem)
         self._tell("draining")
-        left = drain.wait_empty(self.stack, self.options.drain, lambda text: self._tell(f"draining: {text}"))
+        left = drain.wait_empty(
+            self.stack, self.folder, self.options.drain, lambda text: self._tell(f"draining: {text}")
+        )
         left += self.stack.wait_healthy(30)
         self._tell("reading results and effects")
         drain.collect(self.stack, self.book, self.folder, self.run)

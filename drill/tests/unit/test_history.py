@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drill import checker, ledger
+from drill import checker, drain, ledger
 from drill.history import History, build
 
 RUN = "run1"
@@ -113,3 +113,16 @@ def test_a_chord_published_by_a_task_that_ran_twice_may_run_twice(tmp_path: Path
             worker.append("start", id=name, retries=0)
             worker.append("end", id=name, retries=0, final=True)
     assert checker.count(load(tmp_path)).extra == {"f": 1, "f.h0": 1}
+
+
+def test_unfinished_are_the_acknowledged_tasks_without_their_last_run(tmp_path: Path) -> None:
+    record_run(tmp_path)
+    publisher = ledger.Writer(tmp_path / "publisher2.ledger", RUN, "publisher")
+    for name, result, poison in (
+        ("open", "acknowledged", False),
+        ("bad", "acknowledged", True),
+        ("no", "error", False),
+    ):
+        publisher.append("attempt", id=name, task="short", path="single", poison=poison)
+        publisher.append("outcome", id=name, result=result)
+    assert drain.unfinished(load(tmp_path)) == {"open"}
