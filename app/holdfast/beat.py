@@ -27,7 +27,7 @@ from redis.exceptions import LockError, RedisError
 from redis.retry import Retry
 
 from holdfast.pulse import Pulse, own_name
-from holdfast.results import Patience
+from holdfast.results import Patience, SteadyConnection, SteadyTLSConnection
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -151,7 +151,8 @@ def _be_patient(app: Celery) -> None:
     ensure_conf(app)
     get_redis(app)
     sentinel = getattr(app, "redbeat_sentinel", None)
-    if sentinel:
-        sentinel.connection_kwargs["retry"] = Patience(PATIENCE, PATIENCE)
+    if sentinel and "connection_class" not in sentinel.connection_kwargs:
+        kind = SteadyTLSConnection if sentinel.connection_kwargs.pop("ssl", False) else SteadyConnection
+        sentinel.connection_kwargs |= {"retry": Patience(PATIENCE, PATIENCE), "connection_class": kind}
         for client in sentinel.sentinels:
             client.set_retry(Retry(NoBackoff(), 0))

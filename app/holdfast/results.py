@@ -41,6 +41,7 @@ from redis.exceptions import (
     TimeoutError as RedisTimeout,
 )
 from redis.retry import Retry
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from holdfast.request import PutBack, unavailable
 
@@ -127,6 +128,28 @@ class Patience(Retry):
         raise AssertionError  # count() has no end
 
 
+class _AsksAgain:
+    """A Sentinel connection that asks who the primary is before each reconnect.
+
+    redis-py asks only when it takes a connection out of its pool. A command that is repeated reconnects to the address
+    that failed, for as long as it is repeated: a frozen primary is never left.
+    """
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        connection: Any = super()
+        if not vars(self)["_sock"]:
+            connection.connect()
+        connection.send_packed_command(command, check_health)
+
+
+class SteadyConnection(_AsksAgain, SentinelManagedConnection):
+    """A plain connection to the primary."""
+
+
+class SteadyTLSConnection(_AsksAgain, SentinelManagedSSLConnection):
+    """A TLS connection to the primary."""
+
+
 class DurableSentinelBackend(SentinelBackend):
     """Celery's Sentinel backend that never says a result is stored, or a task failed, when that is not so.
 
@@ -146,7 +169,8 @@ class DurableSentinelBackend(SentinelBackend):
 
     @override
     def _get_sentinel_instance(self, **params: Any) -> Sentinel:
-        sentinel = super()._get_sentinel_instance(**params | {"retry": self.patience})
+        kind = SteadyTLSConnection if "connection_class" in params else SteadyConnection
+        sentinel = super()._get_sentinel_instance(**params | {"retry": self.patience, "connection_class": kind})
         for client in sentinel.sentinels:  # redis-py would spend seconds on each Sentinel that is away
             client.set_retry(Retry(NoBackoff(), 0))
         return sentinel

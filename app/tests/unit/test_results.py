@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socketserver
+import threading
+from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -23,11 +26,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import (
     TimeoutError as RedisTimeout,
 )
-from redis.sentinel import MasterNotFoundError
+from redis.sentinel import MasterNotFoundError, SentinelConnectionPool, SentinelManagedConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+from redis import Redis
 
 from holdfast import results
 from holdfast.request import PutBack
-from holdfast.results import DurableSentinelBackend, NotReplicated, Patience, transient
+from holdfast.results import DurableSentinelBackend, NotReplicated, Patience, SteadyConnection, transient
 
 
 @pytest.fixture
@@ -162,3 +170,49 @@ def test_get_ends_at_its_deadline_and_says_why(app: Celery) -> None:
     with pytest.raises(ResultTimeout, match="no result of task id before the deadline: the store said"):
         results.get(app.AsyncResult("id"), 0.5)
     assert monotonic() - start < 2
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    """Answers GET with 1 and anything else with OK; of a frozen server, nothing."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                self.rfile.readline()
+                words.append(self.rfile.readline().strip())
+            if not vars(self.server)["frozen"]:
+                self.wfile.write(b"$1\r\n1\r\n" if words[0] == b"GET" else b"+OK\r\n")
+
+
+@contextmanager
+def primary(*, frozen: bool) -> Iterator[tuple[str, int]]:
+    """Serve as a primary, and give the address."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Handler) as server:
+        server.daemon_threads = True
+        vars(server)["frozen"] = frozen
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[0], server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("kind", "left"), [(SteadyConnection, True), (SentinelManagedConnection, False)])
+def test_a_repeated_command_goes_to_the_new_primary(kind: type, left: bool) -> None:
+    """redis-py alone stays with the frozen one: when that ends, the connection classes of the layer can go."""
+    with primary(frozen=True) as old, primary(frozen=False) as new:
+        known = [old, new]
+
+        class Sentinels:
+            def discover_master(self, _name: str) -> tuple[str, int]:
+                return known.pop(0) if len(known) > 1 else known[0]
+
+        pool = SentinelConnectionPool(
+            "results", Sentinels(), connection_class=kind, protocol=2, socket_timeout=0.3, retry=Patience(2, 2),
+           
+        )  # fmt: skip
+        client = Redis(connection_pool=pool)
+        if left:
+            assert client.get("x") == b"1"
+        else:
+            with pytest.raises(RedisTimeout):
+                client.get("x")
