@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import select
+import queue
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
+from kombu import Connection
 
 from holdfast import routing
 from holdfast.publisher import DurableAMQP, install
@@ -102,16 +105,24 @@ class StockPublisher:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def hear(self, seconds: float) -> dict[str, Any] | None:
         """Return what it says next, or None when it says nothing for so long."""
-        assert self._child.stdout is not None
-        if not select.select([self._child.stdout], [], [], seconds)[0]:
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
             return None
-        line = self._child.stdout.readline()
         assert line, "the stock publisher ended"
         words: dict[str, Any] = json.loads(line)
         return words
+
+    def _listen(self) -> None:
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            self._lines.put(line)
+        self._lines.put("")
 
     def go_on(self) -> None:
         """Let it leave ``pause()``."""
@@ -122,7 +133,7 @@ class StockPublisher:
     def end(self) -> None:
         """Kill it."""
         self._child.kill()
-        self._child.communicate()
+        self._child.wait()
 
 
 @contextmanager
@@ -171,9 +182,13 @@ def leader(rig: Rig) -> str:
 
 def stored(rig: Rig) -> list[str]:
     """Take every message out of the scratch queue and return their task ids."""
-    answer = rig.api(
-        "POST",
-        f"queues/{VHOST}/{rig.queue}/get",
-        {"count": 100_000, "ackmode": "ack_requeue_false", "encoding": "auto"},
-    )
-    return [message["properties"]["correlation_id"] for message in answer]
+    found: list[str] = []
+    with Connection(urls(rig, NODES[0])) as connection:
+        channel = connection.channel()
+        channel.basic_consume(
+            rig.queue, no_ack=True, callback=lambda message: found.append(message.properties["correlation_id"])
+        )
+        with contextlib.suppress(TimeoutError):
+            while True:
+                connection.drain_events(timeout=2)
+    return found
