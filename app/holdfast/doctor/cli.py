@@ -102,21 +102,25 @@ def command(
 
 
 def _live(subject: Subject, management: str | None, store: str | None, skipped: list[str]) -> Iterator[Finding]:
+    for one in _look(subject, management, store):
+        if isinstance(one, Finding):
+            yield one
+        else:
+            skipped.append(one)
+
+
+def _look(subject: Subject, management: str | None, store: str | None) -> Iterator[Finding | str]:
     if subject.amqp:
         yield from rabbitmq.examine_amqp(subject)
         if management:
             yield from rabbitmq.examine_management(subject, rabbitmq.Management(management))
         else:
             names = f"{rabbitmq.MANAGEMENT[0].id[:5]} to {rabbitmq.MANAGEMENT[-1].id[:5]}"
-            skipped.append(f"{names}: need --management http://user:password@host:15672")
+            yield f"{names}: need --management http://user:password@host:15672"
     if subject.redis_results:
-        for one in redis.examine_redis(subject, store):
-            if isinstance(one, Finding):
-                yield one
-            else:
-                skipped.append(one)
+        yield from redis.examine_redis(subject, store)
     else:
-        skipped.append("HF901 to HF906: results are not in Redis")
+        yield f"{redis.ALL[0].id[:5]} to {redis.ALL[-1].id[:5]}: results are not in Redis"
 
 
 def _reasons(ignored: tuple[str, ...]) -> dict[str, str]:

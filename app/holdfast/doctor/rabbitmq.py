@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -160,8 +161,8 @@ class Management:
             return json.load(answer)
 
 
-def examine_management(subject: Subject, api: Management) -> Iterator[Finding]:
-    """Look at queues, policies and nodes over the management API.
+def examine_management(subject: Subject, api: Management) -> Iterator[Finding | str]:
+    """Look at queues, policies and nodes over the management API; what may not be read comes as a text that says so.
 
     Raises:
         OSError: the API does not answer, or refuses the login.
@@ -173,7 +174,12 @@ def examine_management(subject: Subject, api: Management) -> Iterator[Finding]:
             yield from _queue(subject, queues[name])
     for exchange in sorted({queue.exchange.name for queue in subject.queues.values() if queue.exchange.name}):
         found = api.get(f"exchanges/{vhost}/{quote(exchange, safe='')}")
-        if "alternate-exchange" not in {**found["arguments"], **_policy(api, vhost, found.get("policy"))}:
+        try:
+            policy = _policy(api, vhost, found.get("policy"))
+        except urllib.error.HTTPError as error:
+            yield f"{NO_ALTERNATE.id}: the login may not read policies, which needs the tag policymaker ({error})"
+            continue
+        if "alternate-exchange" not in {**found["arguments"], **policy}:
             yield Finding(NO_ALTERNATE, f"exchange {exchange} has none")
     nodes = api.get("nodes")
     running = [node["name"] for node in nodes if node["running"]]

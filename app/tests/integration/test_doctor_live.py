@@ -24,7 +24,7 @@ def examine(stack: Stack) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(
         stack.holdfast(
             "doctor", "-A", "webhooks.app", "--live", "--json",
-            "--management", f"http://monitor:{password('RABBITMQ_MONITOR_PASSWORD')}@{stack.address('rabbit1')}:15672",
+            "--management", f"http://admin:{password('RABBITMQ_ADMIN_PASSWORD')}@{stack.address('rabbit1')}:15672",
             "--redis", f"redis://monitor:{password('REDIS_MONITOR_PASSWORD')}@{primary}:6379",
             check=False,
         )
