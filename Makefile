@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: bench drill help up down clean status logs secrets render test lint env
+.PHONY: bench drill faults help up down clean status logs secrets render test lint env
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -28,6 +28,9 @@ render: env ## write compose/config from the templates (INVENTORY=yours OUT=dir:
 
 test: ## everything that proves this checkout: checks, unit tests, the stack broken on purpose
 	@scripts/test
+
+faults: env ## the long tests: every gap of docs/durability.md, on the running stack (make up first)
+	@.venv/bin/pytest -m long
 
 drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)
 	@.venv/bin/python -m drill run --set $(or $(SET),standard)

@@ -19,7 +19,7 @@ from .rig import VHOST
 if TYPE_CHECKING:
     from .rig import Rig
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 
 def test_threads_share_one_connection_and_lose_nothing(rig: Rig) -> None:

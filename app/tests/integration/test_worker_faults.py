@@ -13,7 +13,7 @@ from .stack import wait_until
 if TYPE_CHECKING:
     from .rig import Rig
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 
 def test_during_an_alarm_a_worker_with_events_drains_its_queue_and_what_follows_waits(rig: Rig) -> None:

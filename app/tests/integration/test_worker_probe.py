@@ -16,7 +16,7 @@ from .stack import wait_until
 if TYPE_CHECKING:
     from .rig import Rig
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 SUPERVISOR = """
 [supervisord]

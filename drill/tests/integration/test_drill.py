@@ -19,7 +19,7 @@ from drill.run import Drill, Options
 if TYPE_CHECKING:
     from drill.stack import Stack
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 HERE = Environment("holdfast", ROOT / "compose/secrets", ROOT / "build")
 
 
