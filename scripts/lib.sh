@@ -73,7 +73,7 @@ uplink_mtu() {
   cat "/sys/class/net/$device/mtu" 2>/dev/null || echo 1500
 }
 
-# debian_mirror: the mirror this machine already uses, else Debian's own.
+# debian_mirror: the mirror this machine already uses.
 debian_mirror() {
   local mirror=${HOLDFAST_DEBIAN_MIRROR:-}
   if [[ -z $mirror ]] && has apt-get; then
@@ -81,6 +81,7 @@ debian_mirror() {
     mirror=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
       sed -n 's/^Debian|//p' | head -n 1)
   fi
-  mirror=${mirror%/}
-  printf '%s\n' "${mirror:-http://deb.debian.org/debian}"
+  [[ -n $mirror ]] || die "no Debian mirror in this machine's package sources" "a mirror of Debian" \
+    "set HOLDFAST_DEBIAN_MIRROR to the address of one"
+  say "${mirror%/}"
 }
