@@ -209,7 +209,7 @@ def command(context: click.Context, path: str, queue: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
 def list_(connect: Connect, limit: int, *, as_json: bool) -> None:
-    """List the messages, oldest first."""
+    """List the messages, in the order in which the queue hands them out."""
     with connect() as office:
         letters = list(islice(office.letters(), limit + 1))
         for letter in letters[:limit]:
