@@ -263,7 +263,7 @@ class DurableSentinelBackend(SentinelBackend):
         leave the chord claimed by nobody (celery#3363).
         """
 
-        def count_part(*, keys: list[bytes], args: list[Any], client: object) -> tuple[int, Any, Any, bool]:  # noqa: ARG001
+        def count_part(*, keys: list[bytes], args: list[Any], client: object) -> tuple[int, Any, Any, bool]:  # noqa: ARG001 - redis-py calls it so
             token = str(args[-1]).encode()
             part, holder = self._durable(("EVAL", CHORD_PART_RETURN_LUA, len(keys), *keys, *args), ("GET", keys[-1]))
             ready, difference, size, _ = part

@@ -28,7 +28,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_result_value(self, value: datetime | None, dialect: object) -> datetime | None:  # noqa: ARG002
+    def process_result_value(self, value: datetime | None, dialect: object) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's
         """Add the zone that the database dropped."""
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 

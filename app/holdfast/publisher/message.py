@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from struct import Struct
+from struct import Struct, error
 from typing import Any
 
 import amqp
+from amqp.exceptions import AMQPError
 from amqp.serialization import decode_properties_basic
+
+from holdfast.publisher.errors import Refused
 
 CHANNEL = 1  # a publishing connection has one channel
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"  # class 60 (basic), method 40 (publish), reserved short
@@ -16,6 +19,7 @@ _MANDATORY = b"\x01"
 _FRAME = Struct(">BHI")  # type, channel, payload size
 _CONTENT = Struct(">BHIHHQ")  # the same, then class, weight, body size
 _END = b"\xce"
+_PROPERTIES = 131_072 - 8 - 12  # bytes; they travel in one frame, and frame_max is 131072 by default on both sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +93,29 @@ class Message:
         return self.properties.get("correlation_id")
 
     def encode(self) -> Wire:
-        """Encode headers and properties as AMQP does."""
+        """Encode headers and properties as AMQP does.
+
+        Raises:
+            Refused: AMQP cannot carry this message; nothing of it was written to a connection that others share.
+        """
         content: Any = amqp.Message(
             content_type=self.content_type,
             content_encoding=self.content_encoding,
             application_headers=self.headers,
             **self.properties,
         )
-        return Wire(self.task_id, self.exchange, self.routing_key, content._serialize_properties(), self.body)
+        try:
+            publish_frame(self.exchange, self.routing_key)
+            properties = content._serialize_properties()
+        except (AMQPError, TypeError, ValueError, OverflowError, error) as exc:
+            raise Refused(f"AMQP cannot carry its names, headers or properties: {exc}", task_id=self.task_id) from exc
+        if len(properties) > _PROPERTIES:
+            raise Refused(
+                f"its headers and properties have {len(properties)} bytes, {_PROPERTIES} are allowed (one AMQP frame); "
+                "move data from the headers into the arguments",
+                task_id=self.task_id,
+            )
+        return Wire(self.task_id, self.exchange, self.routing_key, properties, self.body)
 
     @classmethod
     def decode(cls, wire: Wire) -> Message:

@@ -96,7 +96,7 @@ class Publisher:
         Returns:
             An iterator of outcomes; nothing is published unless it is read.
         """
-        return Pipeline(self, window, deadline).run(message.encode() for message in messages)
+        return Pipeline(self, window, deadline).run(map(_encoded, messages))
 
     def refusal(self, wire: Wire | Exception) -> Exception | None:
         """Return why a message must not even be sent, or None.
@@ -185,7 +185,7 @@ class Publisher:
                 turn = self.next_turn(error, node, turn)
             else:
                 return
-        assert failure is not None, "there is always a first attempt"  # noqa: S101
+        assert failure is not None, "there is always a first attempt"  # noqa: S101 - for the type checker
         raise failure
 
     def _publish_once(self, node: int, wire: Wire, limits: Limits) -> None:
@@ -195,3 +195,10 @@ class Publisher:
         link.wait(pending, limits)
         if pending.error is not None:
             raise pending.error
+
+
+def _encoded(message: Message) -> Wire | Refused:
+    try:
+        return message.encode()
+    except Refused as error:
+        return error

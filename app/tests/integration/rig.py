@@ -64,7 +64,7 @@ class Rig:
             {"Authorization": f"Basic {login}"},
             method=method,
         )
-        with urlopen(request, timeout=15) as answer:  # noqa: S310
+        with urlopen(request, timeout=15) as answer:  # noqa: S310 - always http
             content = answer.read()
         return json.loads(content) if content else None
 

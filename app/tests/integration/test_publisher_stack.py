@@ -15,6 +15,7 @@ from holdfast.publisher import publish_many
 
 from .publishing import publishing, stored
 from .rig import VHOST
+from .stack import wait_until
 
 if TYPE_CHECKING:
     from .rig import Rig
@@ -106,7 +107,9 @@ def test_a_missing_queue_is_declared_for_an_app_that_owns_its_topology(rig: Rig)
         echo.app.amqp.queues.add(queue)
         try:
             echo.apply_async((1,), queue=name)
-            assert rig.stack.queue(name, "messages_ready")["messages_ready"] == 1
+            wait_until(
+                lambda: rig.stack.queue(name, "messages_ready")["messages_ready"] == 1, "the task lies in the new queue"
+            )
             rig.api("DELETE", f"queues/{VHOST}/{name}")
             (outcome,) = publish_many(echo.app, [echo.s(1).set(queue=name)])
             assert outcome.acknowledged

@@ -32,7 +32,7 @@ from holdfast.publisher import Message, Nacked, NotAcknowledged, Refused, TimedO
 from ..outbox_contract import add, add_rows, app, clear, make_due, relay_over, total, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 OUTCOMES: list[NotAcknowledged | None] = [None, None, Nacked("full"), Refused("too large"), TimedOut("silence")]
@@ -196,10 +196,10 @@ def get(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def wait_for(condition: object, deadline: float = 30) -> None:
+def wait_for(condition: Callable[[], object], deadline: float = 30) -> None:
     """Wait until a callable answers with a true value."""
     end = time.monotonic() + deadline
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < end, "not in time"
         time.sleep(0.05)
 

@@ -383,6 +383,13 @@ def test_bulk_gives_each_message_its_own_outcome() -> None:
         assert isinstance(outcome.error, kind) if kind else outcome.acknowledged
 
 
+def test_bulk_goes_on_after_a_message_that_amqp_cannot_carry() -> None:
+    with peers(ack) as (publisher, (peer,)):
+        outcomes = list(publisher.publish_all([message(0), replace(message(1), routing_key="k" * 300), message(2)]))
+    assert [outcome.acknowledged for outcome in sorted(outcomes, key=lambda one: one.index)] == [True, False, True]
+    assert len(peer.sessions) == 1, "the connection that others share was not given up"
+
+
 def test_bulk_moves_to_the_next_node() -> None:
     def dies(session: Session, tag: int) -> None:
         if tag == 50:

@@ -12,6 +12,7 @@ from amqp.serialization import dumps
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.publisher.errors import Refused
 from holdfast.publisher.message import Message
 
 FRAME_MAX = 4096
@@ -75,6 +76,17 @@ def test_task_id_is_the_correlation_id() -> None:
     assert message(properties={}).task_id is None
 
 
-def test_a_name_that_amqp_cannot_carry_is_named() -> None:
-    with pytest.raises(ValueError, match="at most 255 bytes, this one has 300"):
-        message(routing_key="k" * 300).encode().frames(FRAME_MAX)
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"routing_key": "k" * 300}, "at most 255 bytes, this one has 300"),
+        ({"exchange": "x" * 256}, "at most 255 bytes, this one has 256"),
+        ({"headers": {"a": object()}}, "object"),
+        ({"headers": {"a": "x" * 140_000}}, "131052 are allowed"),
+    ],
+)
+def test_what_amqp_cannot_carry_is_refused_before_it_reaches_a_connection(changes: dict[str, Any], found: str) -> None:
+    with pytest.raises(Refused, match=found) as caught:
+        message(**changes).encode()
+    assert caught.value.task_id == "1"
+    assert not caught.value.maybe_published
