@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,14 +86,23 @@ class Environment:
         Raises:
             click.ClickException: it did not get as far as a report.
         """
-        from drill.lab import use_vhost  # noqa: PLC0415 - only where a set-up is run
+        from drill import mutants  # noqa: PLC0415 - only where a set-up is run
+        from drill.lab import use_vhost  # noqa: PLC0415 - as above
+        from drill.redis_set import RedisSet  # noqa: PLC0415 - as above
 
         variables = dict(os.environ) | read_env(self.secrets / "app.env")
         variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(self.ledgers)}
         use_vhost(variables)
         command = [sys.executable, "-m", "drill", "--project", self.project, "lab", name, "--seed", str(seed)]
         command += ["--control"] * control + [word for fault in faults for word in ("--fault", fault)]
-        done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
+        with ExitStack() as places:
+            edits = mutants.find(name).redis
+            if edits:
+                stack_net = Compose(self.project).nodes["redis1"].address.rpartition(".")[0]
+                own = RedisSet(self.secrets.parent, self.build / "drill/redis", stack_net, () if control else edits)
+                places.enter_context(own)
+                own.use(variables)
+            done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise click.ClickException(f"The set-up {name} did not run; see above.")
         report: dict[str, Any] = json.loads((Path(done.stdout.split()[-1]) / "report.json").read_text())
@@ -258,6 +268,7 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     """Run one set-up in this process and print the folder of its report."""
     from drill import mutants  # noqa: PLC0415 - as above
     from drill.lab import Lab, VirtualHost  # noqa: PLC0415 - as above
+    from drill.redis_set import PROJECT  # noqa: PLC0415 - as above
     from drill.run import Drill, Options  # noqa: PLC0415 - as above
     from drill.stack import Stack  # noqa: PLC0415 - as above
     from drill.variants import app  # noqa: PLC0415 - as above
@@ -275,7 +286,8 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     with journal.alone():
         host.make(mutant)
         try:
-            with Lab(target, environment.ledgers, dict(os.environ)) as place:
+            redis = Compose(PROJECT) if scenario.redis else None
+            with Lab(target, environment.ledgers, dict(os.environ), redis) as place:
                 options = Options(
                     seed,
                     scenario.rate,

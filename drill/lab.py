@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from drill.mutants import Mutant, Topology
-    from drill.target import Target
+    from drill.target import Compose
 
 VHOST = "drill"
 BROKER = "HOLDFAST_BROKER_URL"
@@ -39,16 +39,17 @@ class Lab:
         inner: the stack.
         folder: for the workers' logs.
         environment: of the workers.
+        redis: a set of Redis and Sentinel that takes the place of the stack's.
     """
 
-    def __init__(self, inner: Target, folder: Path, environment: dict[str, str]) -> None:
-        self._inner, self._folder, self._environment = inner, folder, environment
+    def __init__(self, inner: Compose, folder: Path, environment: dict[str, str], redis: Compose | None = None) -> None:
+        self._inner, self._folder, self._environment, self._redis = inner, folder, environment, redis
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._births: dict[str, int] = dict.fromkeys(WORKERS, 0)
         self._paused: set[str] = set()
         self.name = f"virtual host {VHOST} on {inner.name}"
         kept = {name: node for name, node in inner.nodes.items() if node.tier not in {"worker", "beat", "relay"}}
-        self.nodes = kept | {name: Node(name, "worker", "", name) for name in WORKERS}
+        self.nodes = kept | (redis.nodes if redis else {}) | {name: Node(name, "worker", "", name) for name in WORKERS}
 
     def __enter__(self) -> Self:
         for name in WORKERS:
@@ -68,7 +69,8 @@ class Lab:
         mine = {
             name: "paused" if name in self._paused else "running" if self._alive(name) else "exited" for name in WORKERS
         }
-        return {name: state for name, state in self._inner.states().items() if name in self.nodes} | mine
+        found = self._inner.states() | (self._redis.states() if self._redis else {}) | mine
+        return {name: state for name, state in found.items() if name in self.nodes}
 
     def birth(self, node: Node) -> str:
         """Return what changes with the main process."""

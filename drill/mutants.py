@@ -35,6 +35,7 @@ class Mutant:
         layer: parts of Holdfast that are installed.
         settings: Celery settings that are changed.
         topology: changes the definitions of the virtual host.
+        redis: edits of the Redis and Sentinel files (see RedisSet); mutant and control then run on a set of their own.
         ledger: class that the publishers write with.
         calm: seconds of load before and after each fault.
     """
@@ -47,6 +48,7 @@ class Mutant:
     layer: frozenset[str] = LAYER
     settings: dict[str, Any] = field(default_factory=dict)
     topology: Callable[[Topology], None] | None = None
+    redis: tuple[tuple[str, str], ...] = ()
     ledger: str = "drill.ledger:Writer"
     calm: float = 4.0
     stock: bool = False
@@ -164,6 +166,33 @@ MUTANTS = {
     ),
     "noreplicas": Mutant(
         "a refused write of a result is not repeated", 9, ("redis-replicas-kill",), settings=_STOCK_STORE
+    ),
+    "append-only": Mutant(
+        "Redis writes nothing to its disk",
+        10,
+        ("redis-all-kill",),
+        settings=_STOCK_STORE,
+        redis=(("^appendonly yes", "appendonly no"),),
+    ),
+    "min-replicas": Mutant(
+        "a Redis primary without replicas takes writes",
+        11,
+        ("redis-primary-isolate",),
+        settings=_STOCK_STORE,
+        redis=(("^min-replicas-to-write 1", "min-replicas-to-write 0"),),
+    ),
+    "sentinel-addresses": Mutant(
+        "Sentinel knows the Redis nodes by names, which vanish with the container",
+        12,
+        ("redis-primary-kill",),
+        redis=(
+            (
+                r"^sentinel monitor results [\d.]+\.21",
+                "sentinel resolve-hostnames yes\nsentinel monitor results redis1",
+            ),
+            (r"^replicaof [\d.]+\.21", "replicaof redis1"),
+            (r"^replica-announce-ip [\d.]+\.2(\d)", r"replica-announce-ip redis\1"),
+        ),
     ),
     "channel-errors": Mutant(
         "a channel error ends the worker, control queues are exclusive",

@@ -90,6 +90,13 @@ def _replicas_kill(stack: Stack, rng: random.Random) -> Plan:
     return kill(stack, replicas(stack, rng), [bound], 12)
 
 
+@fault("redis-all-kill", "kill -9 of all Redis nodes at once", "redis sentinel", "standard soak")
+def _all_kill(stack: Stack, _rng: random.Random) -> Plan:
+    failover_time = failover(stack.settings)[0]
+    bound = Bound("results", 5 + failover_time.seconds, "apply", f"start 5 + {failover_time.formula}")
+    return crash(stack, stack.tier("redis"), [bound], 8)
+
+
 @fault("sentinel-kill", "kill a Sentinel, then the Redis primary", "redis sentinel", "standard soak")
 def _sentinel_kill(stack: Stack, rng: random.Random) -> Plan:
     primary, sentinel = stack.primary(), rng.choice(stack.tier("sentinel"))

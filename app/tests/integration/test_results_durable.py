@@ -76,7 +76,7 @@ def test_stock_celery_ends_when_an_expired_task_arrives_while_the_store_is_away(
     with rig.worker(STOCK="1", HOLDFAST_RESULT_URL="sentinel://app:none@127.0.0.1:1/0") as worker:
         rig.publish("[[1], {}, {}]", {"id": "late", "task": "scratch.echo", "expires": "2020-01-01T00:00:00+00:00"})
         wait_until(lambda: not worker.alive, "the worker has ended", 150)
-    assert rig.depth() == (1, 0)  # for the next worker to end at
+    wait_until(lambda: rig.depth() == (1, 0), "it waits for the next worker to end at", 30)
 
 
 def test_no_result_is_lost_or_false_when_the_primary_changes_under_load(rig: Rig) -> None:

@@ -1,0 +1,106 @@
+"""A second set of Redis and Sentinel for the drill's own test: the stack's compose file with a few lines changed.
+
+No user of the stack may switch off its append-only file at run time, and the drill edits no file of a running server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, Self
+
+from drill.target import Compose, TargetError
+
+PROJECT = "holdfast-drill"
+NET = os.environ.get("HOLDFAST_DRILL_NET", "172.30.79")  # first three numbers, beside those of the stack
+RESULTS = "HOLDFAST_RESULT_URL"
+_TIERS = ("redis", "sentinel")
+
+
+class RedisSet:
+    """Three Redis nodes and three Sentinels, in a network of their own.
+
+    Args:
+        compose: folder of the stack's compose file, with its secrets.
+        folder: where the changed files go.
+        net: first three numbers of the stack's network.
+        edits: regular expressions and what takes the place of each match; every one must match in some file.
+    """
+
+    def __init__(self, compose: Path, folder: Path, net: str, edits: tuple[tuple[str, str], ...]) -> None:
+        self._compose, self._folder, self._net, self._edits = compose, folder, net, edits
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / "compose.json"
+        path.write_text(json.dumps(self._description()))
+        path.chmod(0o600)
+        self._run("down", "--volumes", "--timeout", "1")
+        self._run("up", "--detach", "--wait", "--wait-timeout", "120")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run("down", "--volumes", "--timeout", "1")
+
+    @property
+    def target(self) -> Compose:
+        """The set, as something that the drill may break."""
+        return Compose(PROJECT)
+
+    def use(self, environment: dict[str, str]) -> None:
+        """Point an application's environment at this set."""
+        environment[RESULTS] = self._moved(environment[RESULTS])
+
+    def _description(self) -> dict[str, Any]:
+        """Return the compose file of the set, made from that of the stack."""
+        said = subprocess.run(
+            ["docker", "compose", "--file", str(self._compose / "compose.yaml"), "config", "--format", "json"],
+            env=os.environ | {"HOLDFAST_NET": NET},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        whole = json.loads(said.stdout)
+        services = {name: one for name, one in whole["services"].items() if name.rstrip("0123456789") in _TIERS}
+        used = {entry["source"] for one in services.values() for entry in one["configs"]}
+        network = whole["networks"]["holdfast"] | {"name": PROJECT}
+        return {
+            "name": PROJECT,
+            "services": services,
+            "networks": {"holdfast": network},
+            "volumes": {name: {} for name in services},
+            "configs": self._edited({name: whole["configs"][name]["file"] for name in sorted(used)}),
+            "secrets": {"REDIS_MONITOR_PASSWORD": whole["secrets"]["REDIS_MONITOR_PASSWORD"]},
+        }
+
+    def _edited(self, files: dict[str, str]) -> dict[str, dict[str, str]]:
+        found = {}
+        unused = set(self._edits)
+        for name, source in files.items():
+            text = Path(source).read_text(encoding="utf-8")
+            if name.endswith(".conf"):
+                text = self._moved(text)
+                for edit in self._edits:
+                    text, hits = re.subn(*edit, text, flags=re.MULTILINE)
+                    unused -= {edit} if hits else set()
+            copy = self._folder / name
+            copy.write_text(text, encoding="utf-8")
+            copy.chmod(Path(source).stat().st_mode & 0o777)
+            found[name] = {"file": str(copy)}
+        if unused:
+            raise TargetError(
+                f"{sorted(unused)} matches nothing in {self._compose}/secrets; the templates have changed."
+            )
+        return found
+
+    def _moved(self, text: str) -> str:
+        return text.replace(f"{self._net}.", f"{NET}.")
+
+    def _run(self, *arguments: str) -> None:
+        command = ["docker", "compose", "--project-name", PROJECT, "--file", str(self._folder / "compose.json")]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise TargetError(f"docker compose {arguments[0]} of {PROJECT} failed: {done.stderr.strip()[-500:]}")
