@@ -87,12 +87,15 @@ class Environment:
             click.ClickException: it did not get as far as a report.
         """
         from drill import mutants  # noqa: PLC0415 - only where a set-up is run
-        from drill.lab import use_vhost  # noqa: PLC0415 - as above
+        from drill.lab import use_redis, use_vhost  # noqa: PLC0415 - as above
         from drill.redis_set import RedisSet  # noqa: PLC0415 - as above
 
         variables = dict(os.environ) | read_env(self.secrets / "app.env")
         variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(self.ledgers)}
-        use_vhost(variables)
+        if mutants.find(name).redis_broker:
+            use_redis(variables, read_env(self.secrets / "redis-broker.env"))
+        else:
+            use_vhost(variables)
         command = [sys.executable, "-m", "drill", "--project", self.project, "lab", name, "--seed", str(seed)]
         command += ["--control"] * control + [word for fault in faults for word in ("--fault", fault)]
         with ExitStack() as places:
@@ -245,16 +248,26 @@ def mutants(environment: Environment, names: tuple[str, ...], seed: int, *, cont
 @click.option("--seed", default=1, show_default=True)
 @click.pass_obj
 def compare(environment: Environment, faults: tuple[str, ...], seed: int) -> None:
-    """Inject FAULTS, each in a run of its own, into stock Celery and into Holdfast on the same cluster."""
+    """Inject FAULTS, each in a run of its own, into stock Celery, Redis as the broker, and Holdfast on one cluster."""
+    from drill.faults import REGISTRY  # noqa: PLC0415 - as above
+    from drill.mutants import SETUPS  # noqa: PLC0415 - as above
+
+    unknown = [fault for fault in faults if fault not in REGISTRY]
+    if unknown:
+        raise click.UsageError(f"There is no fault {', '.join(unknown)}. drill list shows them all.")
     table = Table(box=None)
     for column in ("fault", "set-up", "acknowledged", "lost", "result lost", "duplicated", "in `dead`", "verdict"):
         table.add_column(column)
     for fault in faults:
-        for name in ("stock", "control"):
+        for name, setup in SETUPS.items():
+            if setup.redis_broker and "rabbit" in REGISTRY[fault].needs:
+                continue
             report = environment.lab(name, seed, faults=(fault,))
             counts = report["counts"]
             shown = [counts[key] for key in ("acknowledged", "lost", "result_lost", "duplicated", "innocent_dead")]
-            table.add_row(fault, {"control": "Holdfast"}.get(name, name), *map(str, shown), report["verdict"])
+            row = [fault, {"control": "Holdfast"}.get(name, name), *map(str, shown), report["verdict"]]
+            table.add_row(*row)
+            click.echo(": ".join(row[:2]) + f" {', '.join(row[2:])}", err=True)
     Console().print(table)
 
 
@@ -270,7 +283,7 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     from drill.lab import Lab, VirtualHost  # noqa: PLC0415 - as above
     from drill.redis_set import PROJECT  # noqa: PLC0415 - as above
     from drill.run import Drill, Options  # noqa: PLC0415 - as above
-    from drill.stack import Stack  # noqa: PLC0415 - as above
+    from drill.stack import RedisBrokerStack, Stack  # noqa: PLC0415 - as above
     from drill.variants import app  # noqa: PLC0415 - as above
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -299,7 +312,8 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
                     app="drill.variants:app",
                     ledger=mutant.ledger,
                 )
-                drill = Drill(Stack(place, passwords, app), options, environment.ledgers, journal, lambda _: None)
+                kind = RedisBrokerStack if mutant.redis_broker else Stack
+                drill = Drill(kind(place, passwords, app), options, environment.ledgers, journal, lambda _: None)
                 drill.execute(faults or scenario.faults)
         finally:
             host.remove()

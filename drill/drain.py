@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from drill import ledger, tasks
 from drill.history import ACKNOWLEDGED, build
-from drill.stack import PARKING, POLL
+from drill.stack import POLL
 from drill.target import TargetError
 from holdfast.dead import open_office
 from holdfast.outbox.table import outbox
@@ -78,7 +78,7 @@ def unfinished(history: History) -> set[str]:
 
 def collect(stack: Stack, book: Writer, folder: Path, run: str) -> None:
     """Note what lies in the parking queues, the results and the effects of a run."""
-    for queue in PARKING:
+    for queue in stack.parking:
         _empty(stack, book, queue, run)
     history = build(ledger.read_all(folder, run), run)
     poison = {i for i, attempt in history.attempts.items() if attempt.poison}

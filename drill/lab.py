@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from drill.target import Compose
 
 VHOST = "drill"
+DATABASE = 2  # of the Redis set, for tasks of the comparison
 BROKER = "HOLDFAST_BROKER_URL"
 WORKERS = ("worker1", "worker2")
 
@@ -30,6 +31,12 @@ def use_vhost(environment: dict[str, str]) -> None:
     """Point the application's environment at the drill's virtual host."""
     urls = environment[BROKER].split(";")
     environment[BROKER] = ";".join(urlsplit(url)._replace(path=f"/{VHOST}").geturl() for url in urls)
+
+
+def use_redis(environment: dict[str, str], profile: dict[str, str]) -> None:
+    """Point the application's environment at Redis as the broker, in the drill's own database."""
+    urls = profile[BROKER].split(";")
+    environment[BROKER] = ";".join(urlsplit(url)._replace(path=f"/{DATABASE}").geturl() for url in urls)
 
 
 class Lab:

@@ -38,6 +38,8 @@ class Mutant:
         redis: edits of the Redis and Sentinel files (see RedisSet); mutant and control then run on a set of their own.
         ledger: class that the publishers write with.
         calm: seconds of load before and after each fault.
+        stock: Celery's own settings.
+        redis_broker: Redis carries the tasks.
     """
 
     removes: str
@@ -52,6 +54,7 @@ class Mutant:
     ledger: str = "drill.ledger:Writer"
     calm: float = 4.0
     stock: bool = False
+    redis_broker: bool = False
 
 
 def _policy(name: str, **changes: Any) -> Callable[[Topology], None]:
@@ -217,11 +220,13 @@ CONTROL = Mutant("nothing: all safeguards are on")
 STOCK = Mutant(
     "Celery's own settings, and nothing of Holdfast", stock=True, layer=frozenset(), topology=_bare, calm=4.0
 )
+REDIS_BROKER = Mutant("Redis carries the tasks: all of Holdfast that works there", redis_broker=True)
+SETUPS = {"stock": STOCK, "redis-broker": REDIS_BROKER, "control": CONTROL}
 
 
 def find(name: str) -> Mutant:
-    """Return a set-up by its name: ``control``, ``stock`` or a mutant."""
-    return {"control": CONTROL, "stock": STOCK, **MUTANTS}[name]
+    """Return a set-up by its name: one of ``SETUPS`` or a mutant."""
+    return (SETUPS | MUTANTS)[name]
 
 
 class DroppingWriter(Writer):

@@ -34,9 +34,9 @@ class RedisSet:
         self._compose, self._folder, self._net, self._edits = compose, folder, net, edits
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        description = self._description()
         path = self._folder / "compose.json"
-        path.write_text(json.dumps(self._description()))
+        path.write_text(json.dumps(description))
         path.chmod(0o600)
         self._run("down", "--volumes", "--timeout", "1")
         self._run("up", "--detach", "--wait", "--wait-timeout", "120")
@@ -72,11 +72,23 @@ class RedisSet:
             "services": services,
             "networks": {"holdfast": network},
             "volumes": {name: {} for name in services},
-            "configs": self._edited({name: whole["configs"][name]["file"] for name in sorted(used)}),
+            "configs": self.write_files({name: whole["configs"][name]["file"] for name in sorted(used)}),
             "secrets": {"REDIS_MONITOR_PASSWORD": whole["secrets"]["REDIS_MONITOR_PASSWORD"]},
         }
 
-    def _edited(self, files: dict[str, str]) -> dict[str, dict[str, str]]:
+    def write_files(self, files: dict[str, str]) -> dict[str, dict[str, str]]:
+        """Write the changed copies.
+
+        Args:
+            files: name -> path of the stack's file.
+
+        Returns:
+            The same names as Compose's ``configs``.
+
+        Raises:
+            TargetError: an edit matches nowhere.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
         found = {}
         unused = set(self._edits)
         for name, source in files.items():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 QUEUES = ("default", "critical")
 PARKING = ("dead", "unrouted")  # where messages may stay
+PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # ends of the keys that kombu makes of one queue in Redis
 PRIMARY = "results"
 POLL = 0.5  # seconds between two looks
 
@@ -73,6 +74,7 @@ class Stack:
         self.target, self.app = target, app
         self.vhost: str = app.connection_for_write().virtual_host
         self.publishers: Publishers | None = None
+        self.parking: tuple[str, ...] = PARKING
         self._passwords = passwords
 
     def tier(self, name: str) -> list[Node]:
@@ -145,7 +147,7 @@ class Stack:
 
     # Redis
 
-    def redis(self, node: Node, user: str = "monitor") -> redis.Redis:
+    def redis(self, node: Node, user: str = "monitor", database: int = 0) -> redis.Redis:
         """Return a connection to a Redis or Sentinel node."""
         names = {"monitor": "REDIS_MONITOR_PASSWORD", "app": "REDIS_APP_PASSWORD"}
         if node.tier == "sentinel":
@@ -155,6 +157,7 @@ class Stack:
             port=26379 if node.tier == "sentinel" else 6379,
             username=user,
             password=self.password(names[user]),
+            db=database,
             socket_timeout=2,
             socket_connect_timeout=2,
             decode_responses=True,
@@ -299,3 +302,28 @@ class Stack:
             found.append("the Sentinels do not agree or do not all answer")
         found += [f"{name} sees the primary as {s['flags']}" for name, s in sentinels.items() if s["flags"] != "master"]
         return found
+
+
+class RedisBrokerStack(Stack):
+    """The same where Redis carries the tasks, too: for the comparison, and only for faults that need no RabbitMQ.
+
+    Args:
+        target: where the stack runs.
+        passwords: folder with a file per password.
+        app: an application whose broker is Redis behind Sentinel.
+    """
+
+    def __init__(self, target: Target, passwords: Path, app: Any) -> None:
+        super().__init__(target, passwords, app)
+        self._database = int(self.vhost.strip("/"))
+        self.vhost = "holdfast"  # where the bounds read their settings; no task goes there
+        self.parking = ()
+
+    def depth(self) -> dict[str, int]:
+        """Return how many messages wait and are with a worker; there is no queue for those that went wrong."""
+        with self.redis(self.primary(), "app", self._database) as client:
+            ready = sum(int(client.llen(f"{queue}{end}")) for queue in QUEUES for end in PRIORITIES)
+            return {"ready": ready, "unacked": int(client.hlen("unacked")), "delayed": 0}
+
+    def _broker_complaints(self) -> list[str]:
+        return []

@@ -11,6 +11,7 @@ from drill import mutants
 from holdfast import consumer, publisher, settings, startup, task
 
 PARTS: dict[str, Any] = {"publisher": publisher, "consumer": consumer, "task": task}
+VISIBILITY = 30  # seconds instead of half an hour: what a dead worker held must be back before the run is judged
 
 
 def _make(mutant: mutants.Mutant) -> Celery:
@@ -22,6 +23,8 @@ def _make(mutant: mutants.Mutant) -> Celery:
     startup.check_versions()
     for name in sorted(mutant.layer):
         PARTS[name].install(app)
+    if mutant.redis_broker:
+        app.conf.broker_transport_options["visibility_timeout"] = VISIBILITY
     changes = dict(mutant.settings)
     if changes.get("result_backend") == "stock":
         changes["result_backend"] = os.environ["HOLDFAST_RESULT_URL"]

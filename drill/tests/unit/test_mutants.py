@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,8 @@ from drill import lab, ledger, load, mutants
 from drill.cli import ROOT
 from drill.faults import REGISTRY
 from drill.history import build
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from drill.redis_set import RedisSet
+from drill.target import TargetError
 
 TOPOLOGY = json.loads((ROOT / "compose/config/rabbitmq/definitions/10-topology.json").read_text())
 ENVIRONMENT = {
@@ -51,10 +51,24 @@ def test_every_url_gets_the_drills_virtual_host() -> None:
     assert environment["HOLDFAST_BROKER_URL"] == "amqp://app:pw@10.0.0.1:5672/drill;amqp://app:pw@10.0.0.2:5672/drill"
 
 
-def ask_app(variant: str, expression: str) -> Any:
+def test_every_edit_of_the_redis_files_changes_them(tmp_path: Path) -> None:
+    files = {}
+    for source in sorted((ROOT / "compose/config/secret").glob("*/*.conf")):
+        files[source.name] = str(tmp_path / source.name)
+        (tmp_path / source.name).write_text(source.read_text().replace("${HOLDFAST_NET}", "10.0.0"))
+    for name, mutant in mutants.MUTANTS.items():
+        if mutant.redis:
+            place = RedisSet(tmp_path, tmp_path / name, "10.0.0", mutant.redis)
+            place.write_files(files)
+            assert any((tmp_path / name / one).read_text() != Path(path).read_text() for one, path in files.items())
+    with pytest.raises(TargetError, match="matches nothing"):
+        RedisSet(tmp_path, tmp_path / "wrong", "10.0.0", (("^nothing", ""),)).write_files(files)
+
+
+def ask_app(variant: str, expression: str, changes: dict[str, str] = ENVIRONMENT) -> Any:
     """Return a value of the application of a set-up, made in a process of its own."""
     code = f"import json; from drill.variants import app; print(json.dumps({expression}))"
-    environment = dict(os.environ) | ENVIRONMENT | {"DRILL_VARIANT": variant}
+    environment = dict(os.environ) | changes | {"DRILL_VARIANT": variant}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -69,6 +83,14 @@ def test_a_control_has_all_safeguards_and_a_mutant_lacks_one() -> None:
 def test_stock_is_celery_alone() -> None:
     values = ask_app("stock", "[type(app.amqp).__name__, app.conf.worker_consumer, app.conf.task_acks_late]")
     assert values == ["AMQP", "celery.worker.consumer:Consumer", False]
+
+
+def test_redis_as_the_broker_hands_out_again_what_a_dead_worker_held_before_the_run_is_judged() -> None:
+    environment = dict(ENVIRONMENT)
+    lab.use_redis(environment, {"HOLDFAST_BROKER_URL": environment["HOLDFAST_RESULT_URL"]})
+    assert environment["HOLDFAST_BROKER_URL"].endswith("/2")
+    limit = ask_app("redis-broker", "app.conf.broker_transport_options['visibility_timeout']", environment)
+    assert limit == 30
 
 
 def test_a_writer_that_drops_or_buffers_records_is_noticed(tmp_path: Path) -> None:
