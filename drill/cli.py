@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ class Environment:
         """
         from drill import mutants  # noqa: PLC0415 - only where a set-up is run
         from drill.lab import use_redis, use_vhost  # noqa: PLC0415 - as above
-        from drill.redis_set import RedisSet  # noqa: PLC0415 - as above
+        from drill.second import Servers  # noqa: PLC0415 - as above
 
         variables = dict(os.environ) | read_env(self.secrets / "app.env")
         variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(self.ledgers)}
@@ -99,12 +100,12 @@ class Environment:
         command = [sys.executable, "-m", "drill", "--project", self.project, "lab", name, "--seed", str(seed)]
         command += ["--control"] * control + [word for fault in faults for word in ("--fault", fault)]
         with ExitStack() as places:
-            edits = mutants.find(name).redis
-            if edits:
-                stack_net = Compose(self.project).nodes["redis1"].address.rpartition(".")[0]
-                own = RedisSet(self.secrets.parent, self.build / "drill/redis", stack_net, () if control else edits)
-                places.enter_context(own)
-                own.use(variables)
+            second = mutants.find(name).second
+            if second:
+                net = Compose(self.project).nodes["redis1"].address.rpartition(".")[0]
+                second = replace(second, edits=()) if control else second
+                servers = Servers(self.secrets.parent, self.build / "drill/second", net, second)
+                places.enter_context(servers).use(variables)
             done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise click.ClickException(f"The set-up {name} did not run; see above.")
@@ -281,8 +282,8 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     """Run one set-up in this process and print the folder of its report."""
     from drill import mutants  # noqa: PLC0415 - as above
     from drill.lab import Lab, VirtualHost  # noqa: PLC0415 - as above
-    from drill.redis_set import PROJECT  # noqa: PLC0415 - as above
     from drill.run import Drill, Options  # noqa: PLC0415 - as above
+    from drill.second import PROJECT  # noqa: PLC0415 - as above
     from drill.stack import RedisBrokerStack, Stack  # noqa: PLC0415 - as above
     from drill.variants import app  # noqa: PLC0415 - as above
 
@@ -292,15 +293,17 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     target = Compose(environment.project)
     passwords = environment.secrets / "passwords"
     definitions = environment.secrets.parent / "config/rabbitmq/definitions/10-topology.json"
+    second = Compose(PROJECT) if scenario.second else None
     host = VirtualHost(
-        target.nodes["rabbit1"].address, (passwords / "RABBITMQ_ADMIN_PASSWORD").read_text().strip(), definitions
+        (target.nodes | (second.nodes if second else {}))["rabbit1"].address,
+        (passwords / "RABBITMQ_ADMIN_PASSWORD").read_text().strip(),
+        definitions,
     )
     journal = environment.journal()
     with journal.alone():
         host.make(mutant)
         try:
-            redis = Compose(PROJECT) if scenario.redis else None
-            with Lab(target, environment.ledgers, dict(os.environ), redis) as place:
+            with Lab(target, environment.ledgers, dict(os.environ), second) as place:
                 options = Options(
                     seed,
                     scenario.rate,
@@ -326,11 +329,13 @@ def _execute(environment: Environment, options: Options, faults: Iterable[str]) 
     from drill.run import Drill  # noqa: PLC0415 - as above
 
     console = Console()
-    total = len(faults) if isinstance(faults, list) else 0
     try:
         journal = environment.journal()
         with journal.alone():
             stack = environment.stack()
+            if isinstance(faults, list):
+                faults = _applicable(stack, faults, console)
+            total = len(faults) if isinstance(faults, list) else 0
             if journal.steps():
                 console.print("A drill was killed in the middle of a fault; healing first.")
                 journal.heal(stack)
@@ -348,6 +353,21 @@ def _execute(environment: Environment, options: Options, faults: Iterable[str]) 
         sys.exit(checker.EXIT[checker.INCONCLUSIVE])
     _print(verdict, drill.folder)
     return verdict
+
+
+def _applicable(stack: Stack, faults: list[str], console: Console) -> list[str]:
+    """Return the faults whose nodes the target has; say which are left out."""
+    from drill.faults import REGISTRY  # noqa: PLC0415 - as above
+
+    tiers = {node.tier for node in stack.target.nodes.values()}
+    missing = {name: sorted(set(REGISTRY[name].needs) - tiers) for name in faults}
+    for name in faults:
+        if missing[name]:
+            console.print(f"Left out: {name}, because this target has no {', '.join(missing[name])}.")
+    found = [name for name in faults if not missing[name]]
+    if not found:
+        raise TargetError("None of these faults applies to this target.")
+    return found
 
 
 def _view(progress: Progress, total: int) -> Table:

@@ -46,17 +46,21 @@ class Lab:
         inner: the stack.
         folder: for the workers' logs.
         environment: of the workers.
-        redis: a set of Redis and Sentinel that takes the place of the stack's.
+        second: servers that take the place of the stack's.
     """
 
-    def __init__(self, inner: Compose, folder: Path, environment: dict[str, str], redis: Compose | None = None) -> None:
-        self._inner, self._folder, self._environment, self._redis = inner, folder, environment, redis
+    def __init__(
+        self, inner: Compose, folder: Path, environment: dict[str, str], second: Compose | None = None
+    ) -> None:
+        self._inner, self._folder, self._environment, self._second = inner, folder, environment, second
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._births: dict[str, int] = dict.fromkeys(WORKERS, 0)
         self._paused: set[str] = set()
         self.name = f"virtual host {VHOST} on {inner.name}"
         kept = {name: node for name, node in inner.nodes.items() if node.tier not in {"worker", "beat", "relay"}}
-        self.nodes = kept | (redis.nodes if redis else {}) | {name: Node(name, "worker", "", name) for name in WORKERS}
+        self.nodes = (
+            kept | (second.nodes if second else {}) | {name: Node(name, "worker", "", name) for name in WORKERS}
+        )
 
     def __enter__(self) -> Self:
         for name in WORKERS:
@@ -76,7 +80,7 @@ class Lab:
         mine = {
             name: "paused" if name in self._paused else "running" if self._alive(name) else "exited" for name in WORKERS
         }
-        found = self._inner.states() | (self._redis.states() if self._redis else {}) | mine
+        found = self._inner.states() | (self._second.states() if self._second else {}) | mine
         return {name: state for name, state in found.items() if name in self.nodes}
 
     def birth(self, node: Node) -> str:

@@ -23,6 +23,25 @@ type Topology = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
+class Second:
+    """Servers beside those of the stack, for what no server of the stack may suffer.
+
+    Attributes:
+        tiers: which ones.
+        edits: regular expressions and what takes the place of each match in their files; each must match somewhere.
+        disk: size of a disk in memory for each of them (``256m``); empty for volumes of the usual kind.
+    """
+
+    tiers: tuple[str, ...]
+    edits: tuple[tuple[str, str], ...] = ()
+    disk: str = ""
+
+
+def _redis(*edits: tuple[str, str]) -> Second:
+    return Second(("redis", "sentinel"), edits)
+
+
+@dataclass(frozen=True)
 class Mutant:
     """One way to set up the application and the broker.
 
@@ -35,7 +54,7 @@ class Mutant:
         layer: parts of Holdfast that are installed.
         settings: Celery settings that are changed.
         topology: changes the definitions of the virtual host.
-        redis: edits of the Redis and Sentinel files (see RedisSet); mutant and control then run on a set of their own.
+        second: servers that mutant and control have for themselves; the control's are not edited.
         ledger: class that the publishers write with.
         calm: seconds of load before and after each fault.
         stock: Celery's own settings.
@@ -50,7 +69,7 @@ class Mutant:
     layer: frozenset[str] = LAYER
     settings: dict[str, Any] = field(default_factory=dict)
     topology: Callable[[Topology], None] | None = None
-    redis: tuple[tuple[str, str], ...] = ()
+    second: Second | None = None
     ledger: str = "drill.ledger:Writer"
     calm: float = 4.0
     stock: bool = False
@@ -175,20 +194,20 @@ MUTANTS = {
         10,
         ("redis-all-kill",),
         settings=_STOCK_STORE,
-        redis=(("^appendonly yes", "appendonly no"),),
+        second=_redis(("^appendonly yes", "appendonly no")),
     ),
     "min-replicas": Mutant(
         "a Redis primary without replicas takes writes",
         11,
         ("redis-primary-isolate",),
         settings=_STOCK_STORE,
-        redis=(("^min-replicas-to-write 1", "min-replicas-to-write 0"),),
+        second=_redis(("^min-replicas-to-write 1", "min-replicas-to-write 0")),
     ),
     "sentinel-addresses": Mutant(
         "Sentinel knows the Redis nodes by names, which vanish with the container",
         12,
         ("redis-primary-kill",),
-        redis=(
+        second=_redis(
             (
                 r"^sentinel monitor results [\d.]+\.21",
                 "sentinel resolve-hostnames yes\nsentinel monitor results redis1",
@@ -221,12 +240,17 @@ STOCK = Mutant(
     "Celery's own settings, and nothing of Holdfast", stock=True, layer=frozenset(), topology=_bare, calm=4.0
 )
 REDIS_BROKER = Mutant("Redis carries the tasks: all of Holdfast that works there", redis_broker=True)
+SMALL_DISK = Mutant(
+    "nothing: all safeguards are on, and the brokers' disks can be filled",
+    faults=("disk-full",),
+    second=Second(("rabbit",), disk="300m"),
+)
 SETUPS = {"stock": STOCK, "redis-broker": REDIS_BROKER, "control": CONTROL}
 
 
 def find(name: str) -> Mutant:
-    """Return a set-up by its name: one of ``SETUPS`` or a mutant."""
-    return (SETUPS | MUTANTS)[name]
+    """Return a set-up by its name: one of ``SETUPS``, ``small-disk`` or a mutant."""
+    return (SETUPS | MUTANTS | {"small-disk": SMALL_DISK})[name]
 
 
 class DroppingWriter(Writer):

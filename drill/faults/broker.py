@@ -216,6 +216,25 @@ def _disk_alarm(stack: Stack, rng: random.Random) -> Plan:
     return _alarm(stack, rng, "disk_free", ["set_disk_free_limit", str(10**14)], ["set_disk_free_limit", str(limit)])
 
 
+@fault("disk-full", "fill the disk of the broker that leads to its last byte", "rabbit holder")
+def _disk_full(stack: Stack, rng: random.Random) -> Plan:
+    node, holder = members(stack, rng)[0], stack.tier("holder")[0]
+    ballast = f"/held/{node.name}/ballast"
+
+    def room() -> str:
+        return stack.target.run(holder, "df", "-Pk", f"/held/{node.name}").splitlines()[1].split()[3]
+
+    return Plan(
+        [node.name],
+        lambda: stack.target.run(holder, "sh", "-c", f"cat /dev/zero >{ballast} 2>/dev/null || true"),
+        lambda: f"no byte is left on the disk of {node.name}" if room() == "0" else "",
+        [("run", holder.name, "rm", "-f", ballast)],
+        lambda: "" if room() == "0" else f"{int(room()) // 1024} MiB are free again",
+        [Bound(b.stream, b.seconds + stack.settings.attempt, b.since, b.formula) for b in silent(stack.settings)],
+        20,
+    )
+
+
 @fault("memory-alarm", "raise a memory alarm", "rabbit", "standard soak")
 def _memory_alarm(stack: Stack, rng: random.Random) -> Plan:
     limit = stack.management("nodes")[0]["mem_limit"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random  # noqa: TC003 - beside Stack it is in each signature
 from typing import TYPE_CHECKING
 
@@ -148,6 +149,41 @@ def _unroutable(stack: Stack, _rng: random.Random) -> Plan:
         [Bound(stream, 3 + SLACK, "apply", f"the other queue goes on; 3 + {SLACK}") for stream in ("publish", "work")],
         3,
     )
+
+
+@fault("consumer-timeout", "let the broker take running tasks away after a second", "rabbit worker", "standard soak")
+def _consumer_timeout(stack: Stack, _rng: random.Random) -> Plan:
+    queue, name = QUEUES[0], "drill-consumer-timeout"
+    node = stack.tier("rabbit")[0]
+    policy = next(p for p in stack.management(f"policies/{stack.vhost}") if p["name"] == "tasks")
+    hurried = json.dumps(policy["definition"] | {"consumer-timeout": 1000})
+    before = _channels(stack, queue)
+
+    def proof() -> str:
+        gone = before - _channels(stack, queue)
+        return f"the consumer on channel {min(gone)} was cancelled" if gone else ""
+
+    def healed() -> str:
+        names = [p["name"] for p in stack.management(f"policies/{stack.vhost}")]
+        return "" if name in names else "the time limit is the old one"
+
+    put = ("set_policy", "-p", stack.vhost, "--priority", "100", "--apply-to", "quorum_queues", name, f"^{queue}$")
+    drop = f'catch rabbit_policy:delete(<<"{stack.vhost}">>, <<"{name}">>, <<"drill">>).'
+    return Plan(
+        [queue],
+        lambda: stack.ctl(node, *put, hurried),
+        proof,
+        [("ctl", node.name, "eval", drop)],
+        healed,
+        others_go_on(stack.settings.connect + 3),
+        0,
+    )
+
+
+def _channels(stack: Stack, queue: str) -> set[str]:
+    """Return the names of the channels that consume from a queue."""
+    found = stack.management(f"queues/{stack.vhost}/{queue}")
+    return {str(consumer["channel_details"]["name"]) for consumer in found["consumer_details"]}
 
 
 @fault(

@@ -16,7 +16,7 @@ from drill import lab, ledger, load, mutants
 from drill.cli import ROOT
 from drill.faults import REGISTRY
 from drill.history import build
-from drill.redis_set import RedisSet
+from drill.second import Servers
 from drill.target import TargetError
 
 TOPOLOGY = json.loads((ROOT / "compose/config/rabbitmq/definitions/10-topology.json").read_text())
@@ -57,12 +57,12 @@ def test_every_edit_of_the_redis_files_changes_them(tmp_path: Path) -> None:
         files[source.name] = str(tmp_path / source.name)
         (tmp_path / source.name).write_text(source.read_text().replace("${HOLDFAST_NET}", "10.0.0"))
     for name, mutant in mutants.MUTANTS.items():
-        if mutant.redis:
-            place = RedisSet(tmp_path, tmp_path / name, "10.0.0", mutant.redis)
-            place.write_files(files)
+        if mutant.second:
+            Servers(tmp_path, tmp_path / name, "10.0.0", mutant.second).write_files(files)
             assert any((tmp_path / name / one).read_text() != Path(path).read_text() for one, path in files.items())
+    wrong = mutants.Second(("redis",), (("^nothing", ""),))
     with pytest.raises(TargetError, match="matches nothing"):
-        RedisSet(tmp_path, tmp_path / "wrong", "10.0.0", (("^nothing", ""),)).write_files(files)
+        Servers(tmp_path, tmp_path / "wrong", "10.0.0", wrong).write_files(files)
 
 
 def ask_app(variant: str, expression: str, changes: dict[str, str] = ENVIRONMENT) -> Any:
