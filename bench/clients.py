@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import threading
+import weakref
+from pathlib import Path
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from bench import apps
-from bench.cluster import EXCHANGE, QUEUE
+from bench.cluster import EXCHANGE, QUEUE, ROOT
+from drill.ledger import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,18 +155,35 @@ def many_callers(*, layer: bool, confirm: bool) -> Callable[[int], None]:
     """``apply_async`` from many threads; the stock pool gets a connection for each of them."""
     task = apps.make(layer=layer, confirm=confirm, broker_pool_limit=CALLERS).tasks["bench.nothing"]
 
-    def run(count: int) -> None:
-        def calls() -> None:
-            for n in range(count // CALLERS):
-                task.apply_async((n,), {"key": "value"})
+    return lambda count: _from_threads(lambda n: task.apply_async((n,), {"key": "value"}), count)
 
-        threads = [threading.Thread(target=calls) for _ in range(CALLERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
 
-    return run
+def _from_threads(call: Callable[[int], object], count: int) -> None:
+    def calls() -> None:
+        for n in range(count // CALLERS):
+            call(n)
+
+    threads = [threading.Thread(target=calls) for _ in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def drilled() -> Callable[[int], None]:
+    """The same with the drill's ledger: an attempt on the disk before each call, its outcome after it."""
+    task = apps.make(layer=True, confirm=True, broker_pool_limit=CALLERS).tasks["bench.nothing"]
+    folder = tempfile.TemporaryDirectory(dir=ROOT / "build")
+    book = Writer(Path(folder.name) / "bench.ledger", "bench", "bench")
+    weakref.finalize(book, folder.cleanup)
+
+    def call(n: int) -> None:
+        task_id = str(uuid4())
+        book.commit(book.append("attempt", id=task_id, task="nothing", path="single", poison=False))
+        task.apply_async((n,), {"key": "value"}, task_id=task_id)
+        book.append("outcome", id=task_id, result="acknowledged")
+
+    return lambda count: _from_threads(call, count)
 
 
 def results(*, durable: bool) -> Callable[[int], None]:
@@ -196,6 +217,7 @@ CLIENTS: dict[str, Callable[[], Callable[[int], None]]] = {
     "stock, unconfirmed, 64 callers": lambda: many_callers(layer=False, confirm=False),
     "stock, confirmed, 64 callers": lambda: many_callers(layer=False, confirm=True),
     "layer, 64 callers": lambda: many_callers(layer=True, confirm=True),
+    "layer, 64 callers, with the drill's ledger": drilled,
     "result on two disks": lambda: results(durable=True),
     "result, stock": lambda: results(durable=False),
 }

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 QUEUE = "bench"
 EXCHANGE = "tasks"
 _VHOST = "holdfast"
-_SECRETS = Path(__file__).resolve().parents[1] / "compose" / "secrets"
+ROOT = Path(__file__).resolve().parents[1]
+_SECRETS = ROOT / "compose/secrets"
 
 
 def environment() -> dict[str, str]:
