@@ -1,9 +1,9 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: bench drill faults help up down clean status logs secrets render test lint env
+.PHONY: bench drill faults help up down clean status logs secrets render test lint env lab lab-down play
 
 help: ## list the verbs
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 up: ## everything needed, then the whole stack with its first deliveries (BROKER=redis: Redis as the broker)
 	@BROKER=$(BROKER) scripts/up
@@ -20,11 +20,20 @@ status: ## what runs, and what the sample application has delivered
 logs: ## the last lines of every log (TAIL=100: more of them)
 	@TAIL=$(TAIL) scripts/logs
 
-secrets: ## make the passwords and keys that are missing
-	@scripts/secrets
+secrets: ## make the passwords and keys that are missing (INVENTORY=yours: in the vault of your own hosts)
+	@$(if $(INVENTORY),scripts/play secrets,scripts/secrets)
 
 render: env ## write compose/config from the templates (INVENTORY=yours OUT=dir: for your own hosts)
 	@INVENTORY=$(INVENTORY) OUT=$(OUT) scripts/render
+
+lab: env ## bare Debian hosts in containers, for Ansible: the hosts of ansible/inventories/lab
+	@scripts/lab up && INVENTORY=ansible/inventories/lab scripts/play secrets
+
+lab-down: ## remove those hosts, with everything on them
+	@scripts/lab down
+
+play: env ## run a playbook on your hosts (PLAYBOOK=site INVENTORY=yours ARGS="--check"; the lab by default)
+	@scripts/play $(or $(PLAYBOOK),site) $(ARGS)
 
 test: ## everything that proves this checkout: checks, unit tests, the stack broken on purpose
 	@scripts/test

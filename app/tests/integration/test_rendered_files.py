@@ -40,7 +40,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (inventory / "hosts.yml").write_text(
         yaml.safe_dump({"all": {"hosts": hosts, "children": {name: {"hosts": {"rabbit1": None}} for name in groups}}})
     )
-    example = yaml.safe_load((ROOT / "ansible/inventories/example/group_vars/all.yml").read_text())
+    example = yaml.safe_load((ROOT / "ansible/inventories/example/group_vars/all/main.yml").read_text())
     values = example | {
         "holdfast_passwords": dict.fromkeys(example["holdfast_passwords"], PASSWORD),
         "workers_celery": "/bin/true",
