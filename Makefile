@@ -38,7 +38,7 @@ play: env ## run a playbook on your hosts (PLAYBOOK=site INVENTORY=yours ARGS="-
 test: ## everything that proves this checkout: checks, unit tests, the stack broken on purpose
 	@scripts/test
 
-faults: env ## the long tests: every gap of docs/durability.md, on the running stack (make up first)
+faults: env ## the tests that are too long for make test, on the running stack (make up first)
 	@.venv/bin/pytest -m long
 
 drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .rig import Process, Rig
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 
 def beat(rig: Rig, name: str, **extra: str) -> AbstractContextManager[Process]:

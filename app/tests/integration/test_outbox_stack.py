@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .rig import Rig
     from .stack import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 BROKERS = ("rabbit1", "rabbit2", "rabbit3")
 LEASE = 2  # seconds

@@ -25,7 +25,7 @@ from .stack import wait_until
 if TYPE_CHECKING:
     from .rig import Rig
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 HUNG = 12  # seconds; with confirm_timeout 2 and two nodes anything that knows a deadline has answered
 NOWHERE = {"exchange": "", "exchange_type": "topic", "routing_key": "nobody"}  # the default exchange has no alternate

@@ -20,7 +20,7 @@ from .stack import wait_until
 if TYPE_CHECKING:
     from .rig import Rig
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 
 def test_threads_share_one_connection_and_lose_nothing(rig: Rig) -> None:

@@ -11,7 +11,7 @@ from .stack import wait_until
 if TYPE_CHECKING:
     from .rig import Rig
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 
 ARGUMENTS = "[[1], {}, {}]"
 UNRUNNABLE: dict[str, tuple[str, dict[str, Any]]] = {

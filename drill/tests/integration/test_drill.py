@@ -19,7 +19,7 @@ from drill.run import Drill, Options
 if TYPE_CHECKING:
     from drill.stack import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.long]
+pytestmark = pytest.mark.stack
 HERE = Environment("holdfast", ROOT / "compose/secrets", ROOT / "build")
 
 
@@ -38,6 +38,7 @@ def test_the_smoke_set_passes() -> None:
     assert process.returncode == 0, said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     ["broker-flutter", "broker-bridge", "memory-alarm", "redis-primary-isolate", "worker-parent-kill", "beat-kill"],
@@ -51,6 +52,7 @@ def test_a_fault_is_proven_and_healed(stack: Stack, tmp_path: Path, name: str) -
     assert HERE.journal().steps() == []
 
 
+@pytest.mark.long
 def test_a_drill_killed_in_the_middle_of_a_fault_is_healed(stack: Stack) -> None:
     process = drill("run", "broker-leader-pause", "--seed", "1")
     assert stack.wait(lambda: "paused" in stack.target.states().values(), 120)
