@@ -272,6 +272,17 @@ def compare(environment: Environment, faults: tuple[str, ...], seed: int) -> Non
     Console().print(table)
 
 
+@main.command("small-disk")
+@click.option("--seed", default=1, show_default=True)
+@click.pass_obj
+def small_disk(environment: Environment, seed: int) -> None:
+    """Fill the disk of a broker to its last byte, on brokers of the drill's own with small disks in memory."""
+    report = environment.lab("small-disk", seed)
+    for line in [report["verdict"].upper(), *report["reasons"]]:
+        click.echo(line)
+    sys.exit(checker.EXIT[report["verdict"]])
+
+
 @main.command(hidden=True)
 @click.argument("name")
 @click.option("--seed", default=1)

@@ -243,7 +243,7 @@ REDIS_BROKER = Mutant("Redis carries the tasks: all of Holdfast that works there
 SMALL_DISK = Mutant(
     "nothing: all safeguards are on, and the brokers' disks can be filled",
     faults=("disk-full",),
-    second=Second(("rabbit",), disk="300m"),
+    second=Second(("rabbit",), ((r"^disk_free_limit\.absolute = .*", "disk_free_limit.absolute = 20MB"),), disk="300m"),
 )
 SETUPS = {"stock": STOCK, "redis-broker": REDIS_BROKER, "control": CONTROL}
 

@@ -56,7 +56,8 @@ def test_every_edit_of_the_redis_files_changes_them(tmp_path: Path) -> None:
     for source in sorted((ROOT / "compose/config/secret").glob("*/*.conf")):
         files[source.name] = str(tmp_path / source.name)
         (tmp_path / source.name).write_text(source.read_text().replace("${HOLDFAST_NET}", "10.0.0"))
-    for name, mutant in mutants.MUTANTS.items():
+    files["rabbitmq.conf"] = str(ROOT / "compose/config/rabbitmq/rabbitmq.conf")
+    for name, mutant in {**mutants.MUTANTS, "small-disk": mutants.SMALL_DISK}.items():
         if mutant.second:
             Servers(tmp_path, tmp_path / name, "10.0.0", mutant.second).write_files(files)
             assert any((tmp_path / name / one).read_text() != Path(path).read_text() for one, path in files.items())
