@@ -1,8 +1,8 @@
 """A receiver to deliver to: answers POST requests, fails when told to, and keeps a durable log of all it has seen.
 
 ``POST`` to any path is a delivery. ``POST /status/503`` always answers 503 (any status). ``POST /control`` changes how
-a path answers, ``GET /log`` and ``GET /counts`` (both with an optional ``?path=/hook``) tell what came. A request is on
-disk before it is answered, so the log is evidence.
+a path answers, ``GET /log`` and ``GET /counts`` (both with an optional ``?path=/hook``) tell what came, ``GET /alerts``
+what Alertmanager has sent to that path. A request is on disk before it is answered, so the log is evidence.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 MAX_BODY = 1024 * 1024  # bytes
+ALERTS = "/alerts"  # where Alertmanager of the local stack posts
 
 
 @dataclass
@@ -109,6 +110,22 @@ class Log:
         self._file.close()
 
 
+def alerts(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a message of Alertmanager says of each alert in it; nothing for a request of another kind.
+
+    Args:
+        entry: of the log.
+    """
+    try:
+        found = json.loads(entry["body"])["alerts"]
+        return [
+            {"received": entry["time"], "status": alert["status"], **alert["labels"], **alert["annotations"]}
+            for alert in found
+        ]
+    except (ValueError, TypeError, KeyError):
+        return []
+
+
 class Receiver(ThreadingHTTPServer):
     """The server; a thread per request."""
 
@@ -189,8 +206,10 @@ class Handler(BaseHTTPRequestHandler):
             self._reply(HTTPStatus.OK, self.server.log.select(path))
         elif url.path == "/counts":
             self._reply(HTTPStatus.OK, self.server.log.counts(path))
+        elif url.path == ALERTS:
+            self._reply(HTTPStatus.OK, [alert for entry in self.server.log.select(ALERTS) for alert in alerts(entry)])
         else:
-            self._reply(HTTPStatus.NOT_FOUND, {"error": "GET /log or /counts, POST /control or any other path"})
+            self._reply(HTTPStatus.NOT_FOUND, {"error": "GET /log, /counts, /alerts; POST /control or any other path"})
 
     def log_message(self, *_: object) -> None:
         """Write no access log: the log file is one."""

@@ -35,7 +35,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("copying")
     inventory = folder / "inventory"
     (inventory / "group_vars").mkdir(parents=True)
-    groups = ("rabbitmq", "redis", "sentinel", "app", "workers", "relay", "flower", "prometheus")
+    groups = ("rabbitmq", "redis", "sentinel", "app", "workers", "relay", "flower", "prometheus", "alertmanager")
     hosts = {"rabbit1": {"holdfast_address": ADDRESS}}
     (inventory / "hosts.yml").write_text(
         yaml.safe_dump({"all": {"hosts": hosts, "children": {name: {"hosts": {"rabbit1": None}} for name in groups}}})
@@ -240,6 +240,14 @@ def test_prometheus_accepts_its_file(rendered: Path) -> None:
         "docker", "run", "--rm", "--network", "none", "--entrypoint", "/bin/promtool",
         "--volume", f"{rendered / 'out/prometheus/prometheus.yml'}:/prometheus.yml:ro",
         "prom/prometheus:v3.5.3", "check", "config", "/prometheus.yml",
+    )  # fmt: skip
+
+
+def test_alertmanager_accepts_its_file(rendered: Path) -> None:
+    run(
+        "docker", "run", "--rm", "--network", "none", "--entrypoint", "amtool",
+        "--volume", f"{rendered / 'out/secret/alertmanager.yml'}:/alertmanager.yml:ro",
+        "prom/alertmanager:v0.33.1", "check-config", "/alertmanager.yml",
     )  # fmt: skip
 
 

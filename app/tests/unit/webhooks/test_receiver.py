@@ -76,3 +76,22 @@ def test_failing_for_ever_ends_by_order(server: Receiver) -> None:
     assert [server.answer("/hook")[0] for _ in range(3)] == [503, 503, 503]
     server.control("/hook", Behaviour())
     assert server.answer("/hook")[0] == 200
+
+
+@pytest.mark.usefixtures("server")
+def test_it_shows_what_alertmanager_has_posted(url: str) -> None:
+    base = url.removesuffix("/hook")
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "BrokerDown", "instance": "rabbit1"},
+        "annotations": {"summary": "rabbit1 does not answer."},
+    }
+    httpx.post(f"{base}/alerts", json={"version": "4", "alerts": [alert, alert | {"status": "resolved"}]})
+    httpx.post(f"{base}/alerts", json=["of another kind"])
+    httpx.post(url, json={"alerts": [alert]})
+
+    shown = httpx.get(f"{base}/alerts").json()
+    assert [(found["status"], found["alertname"], found["summary"]) for found in shown] == [
+        ("firing", "BrokerDown", "rabbit1 does not answer."),
+        ("resolved", "BrokerDown", "rabbit1 does not answer."),
+    ]
