@@ -26,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import LockError, RedisError
 from redis.retry import Retry
 
+from holdfast.metrics import processes
 from holdfast.pulse import Pulse, own_name
 from holdfast.results import Patience, SteadyConnection, SteadyTLSConnection
 
@@ -48,6 +49,7 @@ class Scheduler(RedBeatScheduler):
     def __init__(self, app: Celery, **kwargs: Any) -> None:
         self.pulse = Pulse(own_name("beat"), "beat", state="standby")
         self.pulse.write()
+        processes.show(self.pulse)
         _be_patient(app)
         self._first: dict[str, datetime] = {}
         self._held_until = 0.0

@@ -19,6 +19,7 @@ from kombu.utils.encoding import safe_repr
 
 from holdfast.events import Events, SideRoad
 from holdfast.heartbeat import Heartbeat
+from holdfast.metrics import numbers
 from holdfast.request import PutBack
 
 if TYPE_CHECKING:
@@ -80,8 +81,15 @@ class Consumer(CeleryConsumer):
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], None]:
         handle = super().create_task_handler(*args, **kwargs)
         errors = (*self.connection_errors, *self.channel_errors)
+        queues: dict[str, str] = {}  # by consumer tag, of this connection
 
         def on_message(message: Any) -> None:
+            info = message.delivery_info
+            tag = info.get("consumer_tag")
+            if tag not in queues:
+                queues.update({tag: name for name, tag in self.task_consumer._active_tags.items()})
+            # Redis as the broker names no consumer; there the key ends with the queue's name
+            message.queue = queues.get(tag) or str(info.get("routing_key", "")).rpartition(".")[2]
             message.put_back = lambda: self.timer.call_after(HOLD, self._nack, (message,))
             try:
                 handle(message)
@@ -108,14 +116,21 @@ class Consumer(CeleryConsumer):
         for_control = message.delivery_info.get("consumer_tag") in (channel.no_ack_consumers or ())
         if not message.acknowledged and not for_control:
             message.reject_log_error(logger, self.connection_errors)
+            _count(message)
 
     @override
     def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
         """Reject a task that this worker does not know; stock Celery also ends when its failure cannot be recorded."""
+        _count(message)
         try:
             super().on_unknown_task(body, message, exc)
         except PutBack as error:
             logger.warning("The unknown task is dead-lettered without a stored failure: %s", error.reason)
+
+    @override
+    def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:
+        super().on_invalid_task(body, message, exc)
+        _count(message)
 
     # -- messages that go back
 
@@ -133,6 +148,11 @@ class Consumer(CeleryConsumer):
                 message.requeue()
         except (*self.connection_errors, *self.channel_errors) as error:
             logger.warning("A message could not be put back; the broker does it itself: %r", error)
+
+
+def _count(message: Any) -> None:
+    """Count a dead-lettered message; a name that somebody else chose must not become a label."""
+    numbers.task_ended("unknown", getattr(message, "queue", ""), "dead_lettered")
 
 
 def install(app: Celery) -> None:

@@ -75,3 +75,17 @@ def urls(name: str, schemes: tuple[str, ...]) -> str:
     if len(found) > 1:
         raise ImproperlyConfigured(f"{name} mixes {' and '.join(sorted(found))}; all URLs must have the same scheme.")
     return value
+
+
+def port(name: str) -> int | None:
+    """Return the variable ``name`` as a TCP port, None when it is not set.
+
+    Raises:
+        ImproperlyConfigured: it is no number from 1 to 65535.
+    """
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ImproperlyConfigured(f"{name} is {text!r}; allowed is a TCP port from 1 to 65535.")
+    return int(text)

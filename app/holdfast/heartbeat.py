@@ -9,6 +9,7 @@ from amqp import spec
 from celery import bootsteps
 from celery.worker import state
 
+from holdfast.metrics import processes
 from holdfast.pulse import Pulse, Queue, own_name
 
 INTERVAL = 5.0  # seconds
@@ -25,6 +26,7 @@ class Heartbeat(bootsteps.StartStopStep):
     def __init__(self, c: Any) -> None:
         super().__init__(c)
         self.pulse = Pulse(own_name(str(c.hostname)), "worker")
+        processes.show(self.pulse)
         self._timer: Any = None
         self._channel: Any = None
         self._waiting: list[str] = []

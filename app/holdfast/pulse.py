@@ -85,9 +85,25 @@ class Pulse:
         :param now: seconds since the epoch, for tests.
         """
         now = time() if now is None else now
-        if not _alive(self.pid):
+        if not alive(self.pid):
             return [f"process {self.pid} has ended"]
         return self._beat(now) if self.kind == "beat" else self._worker(now)
+
+    def consumes(self, name: str, now: float | None = None) -> bool:
+        """Say whether the worker consumes from a queue, as far as it and the broker know.
+
+        :param name: of the queue.
+        :param now: seconds since the epoch, for tests.
+        """
+        now = time() if now is None else now
+        queue = self.queues.get(name)
+        return (
+            queue is not None
+            and self.state == "consuming"
+            and queue.consumers > 0
+            and now - queue.answered <= ANSWER_LIMIT
+            and now - self.time <= LOOP_LIMIT
+        )
 
     def _beat(self, now: float) -> list[str]:
         age = now - self.time
@@ -143,7 +159,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in directory().glob("*.json"))
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Say whether a process exists.
+
+    :param pid: its number.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

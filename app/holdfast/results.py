@@ -43,6 +43,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
+from holdfast.metrics import numbers
 from holdfast.request import PutBack, unavailable
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Patience(Retry):
                 pause = uniform(0.5, 1) * min(PAUSE[0] * 2**failures, PAUSE[1])  # noqa: S311 - spreads clients in time
                 if monotonic() + pause > until:
                     raise
+                numbers.store_retried()
                 sleep(pause)
         raise AssertionError  # count() has no end
 
@@ -192,12 +194,15 @@ class DurableSentinelBackend(SentinelBackend):
         """
         try:
             with self._store(f"{state} of task {task_id}"):
-                return super().store_result(task_id, result, state, traceback, request=request, **kwargs)
+                answer = super().store_result(task_id, result, state, traceback, request=request, **kwargs)
         except PutBack as error:
             if state in READY_STATES:
                 raise
             logger.warning("%s", error.reason)
             return result
+        if state in READY_STATES:
+            numbers.result_stored()
+        return answer
 
     @override
     def on_chord_part_return(self, request: Any, state: str, result: Any, *args: Any, **kwargs: Any) -> None:

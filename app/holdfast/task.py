@@ -22,7 +22,7 @@ class Task(CeleryTask[Any, Any]):
     """Base class of every task of an application that :func:`install` was called on."""
 
     abstract = True
-    Request = "holdfast.request:Request"
+    Request = "holdfast.metrics.request:Request"
 
     @override
     def apply_async(self, args: Any = None, kwargs: Any = None, *positional: Any, **options: Any) -> AsyncResult[Any]:

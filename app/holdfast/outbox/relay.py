@@ -180,7 +180,7 @@ def _describe(error: Exception) -> str:
     required=True,
     help="SQLAlchemy URL of the database with the outbox; `ps` does not show it when given as HOLDFAST_OUTBOX_URL.",
 )
-@click.option("--metrics", default="127.0.0.1:9808", show_default=True, help="Address of /metrics and /healthz.")
+@click.option("--metrics", default="127.0.0.1:9539", show_default=True, help="Address of /metrics and /healthz.")
 @click.option("--batch", default=500, show_default=True, type=click.IntRange(1), help="Rows of one pass.")
 @click.option(
     "--lease", default=60.0, show_default=True, help="Seconds until the rows of a killed relay are due again."
@@ -195,7 +195,7 @@ def command(*, path: str, database_url: str, metrics: str, batch: int, lease: fl
     engine = open_engine(database_url)
     host, _, port = metrics.rpartition(":")
     if not port.isdecimal():
-        raise click.BadParameter(f"{metrics!r} is no address; allowed is HOST:PORT, for instance 127.0.0.1:9808.")
+        raise click.BadParameter(f"{metrics!r} is no address; allowed is HOST:PORT, for instance 127.0.0.1:9539.")
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -8,6 +8,7 @@ from itertools import islice
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
+from holdfast.metrics import numbers
 from holdfast.publisher.errors import NotAcknowledged
 from holdfast.publisher.link import Pending, Suspected
 
@@ -108,6 +109,7 @@ class Pipeline:
                 for index, wire in fresh:
                     refused = self._publisher.refusal(wire)
                     if refused is not None:
+                        numbers.published("refused")
                         yield Outcome(index, getattr(wire, "task_id", None), refused)
                     elif not isinstance(wire, Exception):
                         batch.append(_Flight(index, wire, monotonic() + self._deadline))
@@ -163,6 +165,7 @@ class Pipeline:
                 flight.maybe = flight.maybe or alone.retryable  # else it was this message: not published
                 error = alone
         if error is None:
+            numbers.published("acknowledged")
             yield Outcome(flight.index, flight.wire.task_id)
             return
         turn = self._publisher.next_turn(error, flight.node, flight.turn)
@@ -177,4 +180,5 @@ class Pipeline:
             return
         final = error.about(flight.wire.task_id, maybe_published=flight.maybe)
         stored = self._publisher.store(flight.wire, final)
+        numbers.published("outbox" if stored else final.outcome)
         yield Outcome(flight.index, flight.wire.task_id, None if stored else final, stored)

@@ -12,6 +12,7 @@ class NotAcknowledged(OperationalError):  # noqa: N818 - says what is known, lik
 
     Attributes:
         retryable: True when the same message may be accepted later.
+        outcome: what the metrics call it.
         detail: what was found, without the task.
         task_id: the id of the task, or None for a message that is not a task.
         maybe_published: True when a broker may have the message all the same, so that publishing it again can run the
@@ -19,6 +20,7 @@ class NotAcknowledged(OperationalError):  # noqa: N818 - says what is known, lik
     """
 
     retryable: ClassVar[bool] = True
+    outcome: ClassVar[str]
 
     def __init__(self, detail: str, *, task_id: str | None = None, maybe_published: bool = False) -> None:
         super().__init__(detail)
@@ -55,30 +57,42 @@ def _rebuild(
 class Nacked(NotAcknowledged):
     """The broker answered no: the queue is full, or a majority of its members cannot be reached."""
 
+    outcome = "nacked"
+
 
 class Unroutable(NotAcknowledged):
     """No queue would have received the message: its exchange is missing (404) or nothing is bound for its key (312)."""
 
     retryable = False
+    outcome = "returned"
 
 
 class Refused(NotAcknowledged):
     """The broker will never take this message: too large, malformed, or not allowed for this user (403, 406)."""
 
     retryable = False
+    outcome = "refused"
 
 
 class TimedOut(NotAcknowledged):
     """No answer within the deadline: whether the broker has the message is unknown."""
 
+    outcome = "timed_out"
+
 
 class Blocked(NotAcknowledged):
     """The broker announced ``connection.blocked`` (memory or disk alarm) and did not lift it within the deadline."""
+
+    outcome = "blocked"
 
 
 class Disconnected(NotAcknowledged):
     """The connection ended after the message was sent and before the answer came."""
 
+    outcome = "disconnected"
+
 
 class Unreachable(NotAcknowledged):
     """No node could be connected to, or the node said that it cannot serve now (320, 541)."""
+
+    outcome = "unreachable"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from holdfast.metrics import numbers
 from holdfast.publisher.bulk import WINDOW, Outcome, Pipeline
 from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused, Unroutable
 from holdfast.publisher.link import Pending, Suspected
@@ -59,12 +61,16 @@ class Publisher:
             NotAcknowledged: the kind says why; ``maybe_published`` whether a broker may have it.
         """
         wire = message.encode()
+        begin = monotonic()
         try:
             self._publish(wire, deadline)
         except NotAcknowledged as error:
-            if not self.store(wire, error):
+            stored = self.store(wire, error)
+            numbers.published("outbox" if stored else error.outcome, monotonic() - begin)
+            if not stored:
                 raise
             return False
+        numbers.published("acknowledged", monotonic() - begin)
         return True
 
     def store(self, wire: Wire, error: NotAcknowledged) -> bool:

@@ -11,7 +11,7 @@ from celery.app.amqp import AMQP
 from kombu import Producer, pools
 from kombu.utils.imports import symbol_by_name
 
-from holdfast.publisher.message import Message
+from holdfast.publisher.message import PUBLISHED_AT, Message, now
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
 
@@ -94,7 +94,10 @@ class TaskProducer:
         Raises:
             NotAcknowledged: the kind says why.
         """
-        if "correlation_id" not in options or self.connection.transport.driver_type != "amqp":
+        if "correlation_id" not in options:
+            return self._producer.publish(body, **options)
+        options["headers"] = {**(options.get("headers") or {}), PUBLISHED_AT: now()}  # a new one for each retry
+        if self.connection.transport.driver_type != "amqp":
             return self._producer.publish(body, **options)
         publisher = self._amqp.publisher(self.connection)
         declare = options.pop("declare", None) or ()

@@ -15,7 +15,7 @@ from celery.utils.saferepr import saferepr
 from kombu.utils.json import JSONEncoder
 from kombu.utils.uuid import uuid
 
-from holdfast.publisher.message import Message, Wire
+from holdfast.publisher.message import PUBLISHED_AT, Message, Wire, now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _LONG = Struct(">I")
 _PLAIN = (str, int, float, bool, type(None))  # the types that print in one way only
 _OPTIONS = {"task_id", "queue", "exchange", "routing_key", "priority", "ignore_result", "time_limit", "soft_time_limit"}
-_MARKS = {name: f"\0{name}\0" for name in ("id", "args", "kwargs")}  # stand for what changes; no encoder escapes them
+_MARKS = {
+    name: f"\0{name}\0" for name in ("id", "args", "kwargs", "at")
+}  # stand for what changes; no encoder escapes them
 _encode = JSONEncoder().encode
 
 
@@ -40,7 +42,13 @@ class Template:
     def __init__(self, model: Message, app: Celery) -> None:
         self._exchange, self._key = model.exchange, model.routing_key
         self._reprs = (app.amqp.argsrepr_maxsize, app.amqp.kwargsrepr_maxsize, app.conf.task_repr_maxlevels)
-        headers = {**model.headers, "id": _MARKS["id"], "argsrepr": _MARKS["args"], "kwargsrepr": _MARKS["kwargs"]}
+        headers = {
+            **model.headers,
+            "id": _MARKS["id"],
+            "argsrepr": _MARKS["args"],
+            "kwargsrepr": _MARKS["kwargs"],
+            PUBLISHED_AT: _MARKS["at"],
+        }
         self._roots = model.headers["root_id"] == model.headers["id"]
         if self._roots:
             headers["root_id"] = _MARKS["id"]
@@ -58,13 +66,14 @@ class Template:
         self._fixed = sum(len(piece) for piece, _ in self._pieces)
         self._before_id, _, self._after_id = after.partition(_short(_MARKS["id"].encode()))
 
-    def fill(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Wire:
+    def fill(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], at: str) -> Wire:
         """Return the message for one call.
 
         Args:
             task_id: its id.
             args: positional arguments.
             kwargs: keyword arguments.
+            at: when it is published.
         """
         limit, kwlimit, levels = self._reprs
         raw_id = task_id.encode()
@@ -72,6 +81,7 @@ class Template:
             "id": _long(raw_id),
             "args": _long(plain_repr(args, limit, levels).encode()),
             "kwargs": _long(plain_repr(kwargs, kwlimit, levels).encode()),
+            "at": _long(at.encode()),
             "": b"",
         }
         parts = [self._head, b""]
@@ -141,7 +151,7 @@ class Templates:
         task: Any = self._app.tasks.get(cast("str", signature.task))
         if task is not None and task.typing:
             task.__header__(*args, **kwargs)
-        return template.fill(signature.options.get("task_id") or uuid(), args, kwargs)
+        return template.fill(signature.options.get("task_id") or uuid(), args, kwargs, now())
 
     def learn(self, key: object, signature: Signature[Any], model: Message) -> None:
         """Make a template of the first message of its kind, if it gives back the very same bytes for the same call.
@@ -153,7 +163,8 @@ class Templates:
         """
         if model.headers["eta"] is None and model.headers["expires"] is None:
             template = Template(model, self._app)
-            again = template.fill(cast("str", model.task_id), signature.args, signature.kwargs)
+            at = model.headers[PUBLISHED_AT]
+            again = template.fill(cast("str", model.task_id), signature.args, signature.kwargs, at)
             self._known[key] = template if again == model.encode() else None
 
 

@@ -244,7 +244,7 @@ def test_a_silent_relay_is_unhealthy(engine: Engine) -> None:
         (("--database-url", "mysql://user:secret@host/name"), "neither form: postgresql+psycopg://"),
         (("--database-url", "nonsense"), "neither form"),
         (("--database-url", "sqlite://", "--metrics", "here"), "allowed is HOST:PORT"),
-        (("--database-url", "sqlite://", "--metrics", "192.0.2.1:9808"), "Choose another --metrics address"),
+        (("--database-url", "sqlite://", "--metrics", "192.0.2.1:9539"), "Choose another --metrics address"),
     ],
 )
 def test_wrong_options_are_named_with_what_is_allowed(

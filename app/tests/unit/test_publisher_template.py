@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from time import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from kombu import Exchange, Producer, Queue
 
 from holdfast.publisher import install
 from holdfast.publisher.many import _wires
-from holdfast.publisher.message import Message
+from holdfast.publisher.message import PUBLISHED_AT, Message, Wire
 from holdfast.publisher.template import Templates, plain_repr
 
 if TYPE_CHECKING:
@@ -74,9 +75,13 @@ def stock(signature: Signature[Any], app: Celery) -> Message:
 
 
 def ours(app: Celery, *signatures: Signature[Any]) -> list[Message]:
-    """What publish_many sends for signatures."""
+    """What publish_many sends for signatures, without the time of publishing, which only the layer notes."""
+    begin = time()
     found: list[Any] = list(_wires(app, signatures))
-    return [Message.decode(wire) for wire in found]
+    messages = [Message.decode(wire) for wire in found]
+    for message in messages:
+        assert begin - 1e-5 <= float(message.headers.pop(PUBLISHED_AT)) <= time()
+    return messages
 
 
 STOCK = make_app()
@@ -130,7 +135,9 @@ def test_a_template_is_really_used() -> None:
     key = templates.key(signature)
     assert key is not None
     assert templates.fill(key, signature) is None
-    (message,) = ours(OURS, signature)
+    (wire,) = list(_wires(OURS, [signature]))
+    assert isinstance(wire, Wire)
+    message = Message.decode(wire)
     templates.learn(key, signature, message)
     assert templates.fill(key, signature) is not None
 

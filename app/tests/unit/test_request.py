@@ -123,4 +123,4 @@ def test_broken_time_limits_are_found_before_a_slot_is_taken(app: Celery, limits
 
 
 def test_the_tasks_of_an_app_use_it(app: Celery) -> None:
-    assert app.tasks["t"].Request == "holdfast.request:Request"
+    assert app.tasks["t"].Request == "holdfast.metrics.request:Request"

@@ -1,0 +1,73 @@
+"""What the heartbeat of a worker or beat knows, as metrics; and the page where Prometheus finds them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from celery.worker import state
+from prometheus_client.core import GaugeMetricFamily
+
+from holdfast.metrics import numbers, server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.core import Metric
+
+    from holdfast.pulse import Pulse
+
+
+class Heartbeat:
+    """Reads a heartbeat when Prometheus asks.
+
+    Args:
+        pulse: the one that the process keeps.
+    """
+
+    def __init__(self, pulse: Pulse) -> None:
+        self._pulse = pulse
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the state of the process."""
+        return self._beat() if self._pulse.kind == "beat" else self._worker()
+
+    def _beat(self) -> Iterator[Metric]:
+        pulse = self._pulse
+        yield GaugeMetricFamily(
+            "holdfast_beat_last_tick_timestamp_seconds", "When beat last went through its loop.", pulse.time
+        )
+        yield GaugeMetricFamily(
+            "holdfast_beat_active", "1 for the beat that holds the lock and sends the ticks.", pulse.state == "active"
+        )
+
+    def _worker(self) -> Iterator[Metric]:
+        consuming = GaugeMetricFamily(
+            "holdfast_worker_consuming", "1 when the worker consumes and the broker confirms it.", labels=["queue"]
+        )
+        for queue in tuple(self._pulse.queues):
+            consuming.add_metric([queue], self._pulse.consumes(queue))
+        yield consuming
+        active = len(state.active_requests)
+        yield GaugeMetricFamily("holdfast_worker_active", "Tasks that run now.", active)
+        yield GaugeMetricFamily(
+            "holdfast_worker_prefetched",
+            "Messages that the worker holds and has not begun.",
+            max(0, len(state.reserved_requests) - active),
+        )
+        yield GaugeMetricFamily(
+            "holdfast_worker_last_progress_timestamp_seconds",
+            "When the worker last began or ended a task; its start when it has done neither.",
+            numbers.Progress.at,
+        )
+
+
+def show(pulse: Pulse) -> None:
+    """Serve the metrics of the process with this heartbeat, if ``HOLDFAST_METRICS_PORT`` is set.
+
+    Args:
+        pulse: its heartbeat.
+    """
+    if numbers.PORT is not None:
+        address = os.environ.get("HOLDFAST_METRICS_ADDRESS") or "127.0.0.1"
+        server.serve_when_free(address, numbers.PORT, Heartbeat(pulse))
