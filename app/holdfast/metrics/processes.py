@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 class Heartbeat:
     """Reads a heartbeat when Prometheus asks.
 
-    Args:
+    Attributes:
         pulse: the one that the process keeps.
     """
 
     def __init__(self, pulse: Pulse) -> None:
-        self._pulse = pulse
+        self.pulse = pulse
 
     def collect(self) -> Iterator[Metric]:
         """Return the state of the process."""
-        return self._beat() if self._pulse.kind == "beat" else self._worker()
+        return self._beat() if self.pulse.kind == "beat" else self._worker()
 
     def _beat(self) -> Iterator[Metric]:
-        pulse = self._pulse
+        pulse = self.pulse
         yield GaugeMetricFamily(
             "holdfast_beat_last_tick_timestamp_seconds", "When beat last went through its loop.", pulse.time
         )
@@ -45,8 +45,8 @@ class Heartbeat:
         consuming = GaugeMetricFamily(
             "holdfast_worker_consuming", "1 when the worker consumes and the broker confirms it.", labels=["queue"]
         )
-        for queue in tuple(self._pulse.queues):
-            consuming.add_metric([queue], self._pulse.consumes(queue))
+        for queue in tuple(self.pulse.queues):
+            consuming.add_metric([queue], self.pulse.consumes(queue))
         yield consuming
         active = len(state.active_requests)
         yield GaugeMetricFamily("holdfast_worker_active", "Tasks that run now.", active)
@@ -62,12 +62,20 @@ class Heartbeat:
         )
 
 
+_served: list[Heartbeat] = []  # at most one
+
+
 def show(pulse: Pulse) -> None:
     """Serve the metrics of the process with this heartbeat, if ``HOLDFAST_METRICS_PORT`` is set.
 
     Args:
-        pulse: its heartbeat.
+        pulse: its heartbeat; a later one takes its place (celery beat makes a scheduler for its banner, then another).
     """
-    if numbers.PORT is not None:
-        address = os.environ.get("HOLDFAST_METRICS_ADDRESS") or "127.0.0.1"
-        server.serve_when_free(address, numbers.PORT, Heartbeat(pulse))
+    if numbers.PORT is None:
+        return
+    if _served:
+        _served[0].pulse = pulse
+        return
+    _served.append(Heartbeat(pulse))
+    address = os.environ.get("HOLDFAST_METRICS_ADDRESS") or "127.0.0.1"
+    server.serve_when_free(address, numbers.PORT, *_served)

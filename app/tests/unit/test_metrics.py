@@ -17,6 +17,7 @@ from celery.exceptions import ImproperlyConfigured
 from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast import environment
+from holdfast.metrics import numbers, processes, server
 from holdfast.metrics.files import Files
 from holdfast.metrics.numbers import OUTCOMES
 from holdfast.metrics.processes import Heartbeat
@@ -229,6 +230,16 @@ def test_beat_says_when_it_ticked_and_whether_it_holds_the_lock() -> None:
     assert shown == {"holdfast_beat_last_tick_timestamp_seconds": pulse.time, "holdfast_beat_active": 0}
     pulse.enter("active")
     assert [family.samples[0].value for family in Heartbeat(pulse).collect()][1] == 1
+
+
+def test_the_last_heartbeat_of_a_process_is_served_on_its_only_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Heartbeat] = []
+    monkeypatch.setattr(processes, "_served", [])
+    monkeypatch.setattr(numbers, "PORT", 9540)
+    monkeypatch.setattr(server, "serve_when_free", lambda _address, _port, heartbeat: served.append(heartbeat))
+    for state in ("standby", "active"):
+        processes.show(Pulse("beat", "beat", state=state))
+    assert [heartbeat.pulse.state for heartbeat in served] == ["active"]
 
 
 def test_every_error_of_the_publisher_is_an_outcome() -> None:
