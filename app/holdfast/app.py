@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast import consumer, publisher, startup, task
+from holdfast import consumer, logs, publisher, startup, task, tracing
 from holdfast.doctor import startup as doctor
 
 if TYPE_CHECKING:
@@ -27,4 +27,6 @@ def install(app: Celery) -> Celery:
     consumer.install(app)
     task.install(app)
     doctor.install(app)
+    logs.install()
+    tracing.install(app)
     return app

@@ -19,6 +19,7 @@ from kombu.utils.encoding import safe_repr
 
 from holdfast.events import Events, SideRoad
 from holdfast.heartbeat import Heartbeat
+from holdfast.logs import about
 from holdfast.metrics import numbers
 from holdfast.request import PutBack
 
@@ -91,12 +92,13 @@ class Consumer(CeleryConsumer):
             # Redis as the broker names no consumer; there the key ends with the queue's name
             message.queue = queues.get(tag) or str(info.get("routing_key", "")).rpartition(".")[2]
             message.put_back = lambda: self.timer.call_after(HOLD, self._nack, (message,))
-            try:
-                handle(message)
-            except errors:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever a message contains, it must not end the worker
-                self.on_decode_error(message, error)
+            with about(message.headers or {}):
+                try:
+                    handle(message)
+                except errors:
+                    raise
+                except Exception as error:  # noqa: BLE001 - whatever a message contains, it must not end the worker
+                    self.on_decode_error(message, error)
 
         return on_message
 

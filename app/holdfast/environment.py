@@ -89,3 +89,15 @@ def port(name: str) -> int | None:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise ImproperlyConfigured(f"{name} is {text!r}; allowed is a TCP port from 1 to 65535.")
     return int(text)
+
+
+def choice(name: str, allowed: tuple[str, ...]) -> str:
+    """Return the variable ``name``, the first of the ``allowed`` values when it is not set.
+
+    Raises:
+        ImproperlyConfigured: it is none of them.
+    """
+    value = os.environ.get(name, "").strip() or allowed[0]
+    if value not in allowed:
+        raise ImproperlyConfigured(f"{name} is {value!r}; allowed is {' or '.join(allowed)}.")
+    return value

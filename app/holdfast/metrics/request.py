@@ -1,4 +1,4 @@
-"""The worker's side of a message, counted: each one once, when the worker is done with it."""
+"""The worker's side of a message, watched: each one counted once, and each line about it logged with its ids."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, override
 from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import Ignore, Reject, Retry
 
+from holdfast.logs import about
 from holdfast.metrics import numbers
 from holdfast.publisher.message import PUBLISHED_AT
 from holdfast.request import Request as DurableRequest
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Request(DurableRequest):
-    """:class:`holdfast.request.Request` with every way out counted."""
+    """:class:`holdfast.request.Request` with every way out counted and logged."""
 
     time_start: float | None
     _ended = False
@@ -55,13 +56,15 @@ class Request(DurableRequest):
 
     @override
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        super().on_failure(exc_info, send_failed_event, return_ok)
+        with about(self.request_dict):
+            super().on_failure(exc_info, send_failed_event, return_ok)
         exc = exc_info.exception
         self._end(_state(exc.exc if isinstance(exc, ExceptionWithTraceback) else exc), self._runtime())
 
     @override
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        super().on_timeout(soft, timeout)
+        with about(self.request_dict):
+            super().on_timeout(soft, timeout)
         if not soft:
             self._end("failed", self._runtime())
 

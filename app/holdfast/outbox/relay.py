@@ -18,6 +18,7 @@ import click
 from sqlalchemy.exc import DBAPIError
 
 from holdfast.dead import load_app
+from holdfast.logs import format_as_chosen
 from holdfast.outbox import store
 from holdfast.outbox.cli import open_engine
 from holdfast.outbox.metrics import Metrics
@@ -189,6 +190,7 @@ def _describe(error: Exception) -> str:
 def command(*, path: str, database_url: str, metrics: str, batch: int, lease: float, poll: float) -> None:
     """Publish the tasks that are in the outbox; SIGTERM ends it after the pass that has begun."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    format_as_chosen(logging.getLogger())
     app = load_app(path)
     # The rows of a chord are tried again by the relay; Celery's own twenty attempts would hold up all others.
     app.conf.result_backend_transport_options |= {"retry_policy": {"max_retries": 1}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +12,7 @@ from celery.app.amqp import AMQP
 from kombu import Producer, pools
 from kombu.utils.imports import symbol_by_name
 
+from holdfast.logs import about
 from holdfast.publisher.message import PUBLISHED_AT, Message, now
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from celery import Celery
     from kombu import Connection
+
+logger = logging.getLogger(__name__)
 
 _collected: ContextVar[list[Message] | None] = ContextVar("holdfast_collected", default=None)
 _encoder: Any = Producer(cast("Connection", None))  # kombu's serialisation and compression, without a channel
@@ -105,10 +109,13 @@ class TaskProducer:
         message = prepare(body, **options)
         publisher.topology[message.exchange, message.routing_key] = [e for e in declare if not e.no_declare]
         collected = _collected.get()
-        if collected is None:
-            return publisher.publish(message, deadline)
-        collected.append(message)
-        return None
+        if collected is not None:
+            collected.append(message)
+            return None
+        with about(message.headers):
+            acknowledged = publisher.publish(message, deadline)
+            logger.debug("task %s is %s", message.task_id, "published" if acknowledged else "stored")
+        return acknowledged
 
 
 @contextmanager
