@@ -106,10 +106,16 @@ class Environment:
                 second = replace(second, edits=()) if control else second
                 servers = Servers(self.secrets.parent, self.build / "drill/second", net, second)
                 places.enter_context(servers).use(variables)
-            done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
+            child = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True, start_new_session=True)
+            try:
+                said, _ = child.communicate()
+            except BaseException:
+                child.send_signal(signal.SIGINT)  # it heals what it broke, and ends its workers
+                child.wait()
+                raise
+        if child.returncode:
             raise click.ClickException(f"The set-up {name} did not run; see above.")
-        report: dict[str, Any] = json.loads((Path(done.stdout.split()[-1]) / "report.json").read_text())
+        report: dict[str, Any] = json.loads((Path(said.split()[-1]) / "report.json").read_text())
         return report
 
     def journal(self) -> Journal:

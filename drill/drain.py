@@ -40,7 +40,7 @@ def wait_empty(stack: Stack, folder: Path, timeout: float, note: Callable[[str],
     Args:
         stack: the stack.
         folder: of the run's ledger.
-        timeout: seconds.
+        timeout: seconds without progress; a machine that is busy may take as long as it needs while the rest shrinks.
         note: told what is left, while waiting.
 
     Returns:
@@ -49,12 +49,14 @@ def wait_empty(stack: Stack, folder: Path, timeout: float, note: Callable[[str],
     deadline = time.monotonic() + timeout
     quiet_since: float | None = None
     look = time.monotonic() + LOOK
-    left = "nothing was looked at"
+    left, least = "nothing was looked at", float("inf")
     while time.monotonic() < deadline:
         try:
             depth = stack.depth() | {"outbox": _outbox_rows()}
             counts = {name: depth[name] for name in ("ready", "unacked", "delayed", "outbox")}
             left = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+            if sum(counts.values()) < least:
+                least, deadline = sum(counts.values()), time.monotonic() + timeout
         except (TargetError, httpx.HTTPError, KeyError, OperationalError) as error:
             left = str(error)
         note(left or "empty")
@@ -66,7 +68,7 @@ def wait_empty(stack: Stack, folder: Path, timeout: float, note: Callable[[str],
         if quiet_since is not None and time.monotonic() - quiet_since >= QUIET:
             return []
         time.sleep(POLL)
-    return [f"the queues did not run empty within {timeout:g} s: {left}"]
+    return [f"the queues did not run empty, and no further for {timeout:g} s: {left}"]
 
 
 def unfinished(history: History) -> set[str]:

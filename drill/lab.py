@@ -108,7 +108,8 @@ class Lab:
         if node.name not in WORKERS:
             self._inner.start(node)
             return
-        command = [sys.executable, "-m", "celery", "-A", "drill.variants", "worker", "-Q", "default,critical"]
+        command = ["setpriv", "--pdeathsig", "KILL"]  # a drill that is killed leaves no worker behind
+        command += [sys.executable, "-m", "celery", "-A", "drill.variants", "worker", "-Q", "default,critical"]
         command += [
             "-n",
             f"{node.name}@drill",

@@ -139,7 +139,7 @@ MUTANTS = {
         1,
         ("broker-hang-kill", "broker-hang-kill"),
         layer=_STOCK_PUBLISH,
-        rate=60,
+        rate=30,
         settings={**_NO_ROUTER, "broker_transport_options": {"confirm_publish": False}},
     ),
     "quorum": Mutant("the queues live on one node", 2, ("broker-replace",), LONG, topology=_classic),
@@ -202,19 +202,6 @@ MUTANTS = {
         ("redis-primary-isolate",),
         settings=_STOCK_STORE,
         second=_redis(("^min-replicas-to-write 1", "min-replicas-to-write 0")),
-    ),
-    "sentinel-addresses": Mutant(
-        "Sentinel knows the Redis nodes by names, which vanish with the container",
-        12,
-        ("redis-primary-kill",),
-        second=_redis(
-            (
-                r"^sentinel monitor results [\d.]+\.21",
-                "sentinel resolve-hostnames yes\nsentinel monitor results redis1",
-            ),
-            (r"^replicaof [\d.]+\.21", "replicaof redis1"),
-            (r"^replica-announce-ip [\d.]+\.2(\d)", r"replica-announce-ip redis\1"),
-        ),
     ),
     "channel-errors": Mutant(
         "a channel error ends the worker, control queues are exclusive",

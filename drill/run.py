@@ -44,7 +44,7 @@ class Options:
         mix: weight of each kind of task.
         ways: weight of each way to publish.
         calm: seconds of load before the first fault and after each.
-        drain: seconds that the queues may take to run empty.
+        drain: seconds that the queues may stay as full as they are after the load.
         recovery: seconds that the stack may take to be whole again after a fault.
     """
 

@@ -42,12 +42,16 @@ class Servers:
         path = self._folder / "compose.json"
         path.write_text(json.dumps(description))
         path.chmod(0o600)
-        self._run("down", "--volumes", "--timeout", "1")
-        self._run("up", "--detach", "--wait", "--wait-timeout", "180")
+        self._remove()
+        try:
+            self._run("up", "--detach", "--wait", "--wait-timeout", "180")
+        except BaseException:
+            self._remove()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._run("down", "--volumes", "--timeout", "1")
+        self._remove()
 
     @property
     def target(self) -> Compose:
@@ -102,6 +106,8 @@ class Servers:
         whole = json.loads(said.stdout)
         tiers = self._second.tiers
         services = {name: one for name, one in whole["services"].items() if name.rstrip("0123456789") in tiers}
+        for one in services.values():
+            one.pop("ports", None)  # those of the machine belong to the stack
         used = {entry["source"] for one in services.values() for entry in one["configs"]}
         secrets = {entry["source"] for one in services.values() for entry in one["secrets"]}
         volumes: dict[str, dict[str, Any]] = {name: {} for name in services}
@@ -125,6 +131,9 @@ class Servers:
             "configs": self.write_files({name: whole["configs"][name]["file"] for name in sorted(used)}),
             "secrets": {name: whole["secrets"][name] for name in sorted(secrets)},
         }
+
+    def _remove(self) -> None:
+        self._run("down", "--volumes", "--remove-orphans", "--timeout", "1")
 
     def _moved(self, text: str) -> str:
         return text.replace(f"{self._net}.", f"{NET}.")
