@@ -106,6 +106,7 @@ class Environment:
                 second = replace(second, edits=()) if control else second
                 servers = Servers(self.secrets.parent, self.build / "drill/second", net, second)
                 places.enter_context(servers).use(variables)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # the child must be told in any case
             child = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True, start_new_session=True)
             try:
                 said, _ = child.communicate()
