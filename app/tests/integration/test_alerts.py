@@ -1,0 +1,154 @@
+"""The alert rules by promtool, and on the running stack: targets, links, and the way from a rule to the receiver."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+from urllib.request import urlopen
+from uuid import uuid4
+
+import pytest
+import yaml
+
+from .stack import ROOT, http_json, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .stack import Stack
+
+pytestmark = pytest.mark.stack  # needs the engine and the images that `make up` provides
+
+PROMETHEUS = "http://127.0.0.1:9090"
+ALERTMANAGER = "http://127.0.0.1:9093"
+RECEIVER = "http://127.0.0.1:8025"
+PROMTOOL = (
+    "docker", "run", "--rm", "--network", "none", "--volume", f"{ROOT / 'monitoring'}:/monitoring:ro",
+    "--workdir", "/monitoring/tests", "--entrypoint", "promtool", "prom/prometheus:v3.5.3",
+)  # fmt: skip
+RULES = sorted(path.name for path in (ROOT / "monitoring/rules").glob("*.yml"))
+TESTS = sorted(path.name for path in (ROOT / "monitoring/tests").glob("*.yml"))
+
+
+def promtool(*arguments: str) -> None:
+    """Run promtool; its words are the failure."""
+    done = subprocess.run([*PROMTOOL, *arguments], check=False, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_accepts_the_rules() -> None:
+    promtool("check", "rules", "--lint=all", "--lint-fatal", *(f"../rules/{name}" for name in RULES))
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_alerts_fire_when_they_should_and_are_silent_when_not(name: str) -> None:
+    promtool("test", "rules", name)
+
+
+def query(expression: str) -> list[dict[str, Any]]:
+    """Return the series that an expression has now."""
+    answer = http_json(f"{PROMETHEUS}/api/v1/query?query={quote(expression)}")
+    found: list[dict[str, Any]] = answer["data"]["result"]
+    return found
+
+
+def test_every_target_is_up(stack: Stack) -> None:  # noqa: ARG001 - the stack must be there
+    listed = yaml.safe_load((ROOT / "compose/config/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    jobs = {job["job_name"] for job in listed if any(config["targets"] for config in job["static_configs"])}
+
+    def down() -> list[str] | None:
+        targets = http_json(f"{PROMETHEUS}/api/v1/targets")["data"]["activeTargets"]
+        assert {target["labels"]["job"] for target in targets} == jobs
+        problems = [f"{target['scrapeUrl']}: {target['lastError']}" for target in targets if target["health"] != "up"]
+        return problems or None
+
+    wait_until(lambda: down() is None, "every target is up", 90)
+
+
+def test_prometheus_runs_the_rules_of_this_checkout_without_an_error(stack: Stack) -> None:  # noqa: ARG001 - as above
+    groups = http_json(f"{PROMETHEUS}/api/v1/rules")["data"]["groups"]
+    running = sorted(rule["name"] for group in groups for rule in group["rules"])
+    files = [yaml.safe_load((ROOT / "monitoring/rules" / name).read_text()) for name in RULES]
+    written = sorted(
+        rule.get("alert") or rule["record"] for file in files for group in file["groups"] for rule in group["rules"]
+    )
+    assert running == written
+    wait_until(
+        lambda: all(rule["health"] == "ok" for group in http_json(f"{PROMETHEUS}/api/v1/rules")["data"]["groups"]
+                    for rule in group["rules"]),
+        "every rule has been evaluated",
+        60,
+    )  # fmt: skip
+
+
+def test_what_the_rules_read_is_there(stack: Stack) -> None:  # noqa: ARG001 - as above
+    """A typing error in a name would keep an alert silent for ever."""
+    text = "".join((ROOT / "monitoring/rules" / name).read_text() for name in RULES)
+    names = set(re.findall(r"\b((?:rabbitmq|redis|holdfast|prometheus|alertmanager)_[a-z_]+)\b", text))
+    known = set(http_json(f"{PROMETHEUS}/api/v1/label/__name__/values")["data"])
+    absent = {
+        "holdfast_certificate_expiry_timestamp_seconds",  # production alone: from node_exporter's text files
+        "redis_errors_total",  # appears with the first error
+    }
+    assert names - known - absent == set()
+
+
+@pytest.fixture
+def instance() -> Iterator[str]:
+    """A host that is not there, for alerts of this test alone; what it has raised is ended afterwards."""
+    name = f"test-{uuid4().hex[:8]}"
+    yield name
+    raised = http_json(f"{ALERTMANAGER}/api/v2/alerts?filter=instance%3D{name}")
+    if raised:
+        now = datetime.now(UTC).isoformat()
+        http_json_or_empty(f"{ALERTMANAGER}/api/v2/alerts", [{"labels": a["labels"], "endsAt": now} for a in raised])
+
+
+def http_json_or_empty(url: str, body: object) -> None:
+    """POST ``body``; Alertmanager answers a post without a document."""
+    try:
+        http_json(url, body)
+    except ValueError:
+        return
+
+
+def raise_alert(name: str, component: str, instance: str, severity: str = "critical") -> None:
+    """Post an alert as Prometheus would."""
+    labels = {"alertname": name, "component": component, "instance": instance, "severity": severity}
+    ends = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    http_json_or_empty(f"{ALERTMANAGER}/api/v2/alerts", [{"labels": labels, "annotations": {}, "endsAt": ends}])
+
+
+def received(instance: str) -> list[str]:
+    """Return the names of the alerts about ``instance`` that have reached the receiver."""
+    return [alert["alertname"] for alert in http_json(f"{RECEIVER}/alerts") if alert.get("instance") == instance]
+
+
+def test_a_dead_host_is_one_page(stack: Stack, instance: str) -> None:  # noqa: ARG001 - as above
+    """The host's alert arrives; what follows from it is held back, and Alertmanager says by whom."""
+    raise_alert("HostDown", "hosts", instance)
+    raise_alert("BrokerDown", "brokers", instance)
+    raise_alert("RedisDown", "results", instance, "warning")
+
+    def silenced() -> set[str]:
+        found = http_json(f"{ALERTMANAGER}/api/v2/alerts?filter=instance%3D{instance}")
+        return {alert["labels"]["alertname"] for alert in found if alert["status"]["inhibitedBy"]}
+
+    wait_until(lambda: silenced() == {"BrokerDown", "RedisDown"}, "what follows from the host is held back", 20)
+    wait_until(lambda: received(instance), "the page arrives", 90)
+    later = time.monotonic() + 30  # a second group would have been told by then, too
+    wait_until(lambda: time.monotonic() > later, "the other groups' time has passed", 40)
+    assert set(received(instance)) == {"HostDown"}
+
+
+def test_the_links_of_an_alert_lead_to_its_runbook(stack: Stack) -> None:  # noqa: ARG001 - as above
+    labels = yaml.safe_load((ROOT / "compose/config/prometheus/prometheus.yml").read_text())["global"][
+        "external_labels"
+    ]
+    for page in sorted((ROOT / "monitoring/runbooks").glob("*.md")):
+        with urlopen(f"{labels['runbooks']}/{page.name}", timeout=10) as answer:  # noqa: S310 - loopback
+            assert answer.read() == page.read_bytes(), page.name
