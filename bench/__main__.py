@@ -28,7 +28,7 @@ CASES = {
     "group_commit_gain": ("layer, 64 callers", "stock, confirmed, 64 callers", None, 3200),
     "single_caller": ("layer, one by one", "stock, confirmed, one by one", None, 500),
     "drill_ledger": ("layer, 64 callers, with the drill's ledger", "layer, 64 callers", 0.95, 3200),
-    "durable_results": ("result on two disks", "result, stock", None, 500),
+    "durable_results": ("result on all disks", "result, stock", None, 500),
 }
 WORKER = Case("late_ack", "worker, late acknowledgement", "worker, early acknowledgement", 0.85)
 WORKER_TASKS = 2000

@@ -218,7 +218,7 @@ CLIENTS: dict[str, Callable[[], Callable[[int], None]]] = {
     "stock, confirmed, 64 callers": lambda: many_callers(layer=False, confirm=True),
     "layer, 64 callers": lambda: many_callers(layer=True, confirm=True),
     "layer, 64 callers, with the drill's ledger": drilled,
-    "result on two disks": lambda: results(durable=True),
+    "result on all disks": lambda: results(durable=True),
     "result, stock": lambda: results(durable=False),
 }
 

@@ -1,8 +1,9 @@
-"""Results in Redis behind Sentinel that survive a failover: stored means on the disk of the primary and of a replica.
+"""Results in Redis behind Sentinel that survive a failover: stored means on the disk of each node that could take over.
 
 Choose it with ``result_backend = "holdfast.results:DurableSentinelBackend+sentinel://...;sentinel://..."``. Optional
-keys of ``result_backend_transport_options``: ``durable_replicas`` (1), ``durable_wait`` (seconds for one confirmation,
-1.0), ``durable_patience`` (seconds that a running task waits for the store, 120; below the broker's consumer timeout).
+keys of ``result_backend_transport_options``: ``durable_replicas`` (how many must confirm; by default all that Sentinel
+calls up, at least one), ``durable_wait`` (seconds for one confirmation, 1.0), ``durable_patience`` (seconds that a
+running task waits for the store, 120; below the broker's consumer timeout).
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ logger = get_logger(__name__)
 
 SHORT = 3.0  # seconds; outside a task nobody may wait longer: the caller is a worker's main loop or a web request
 REST = 5.0  # seconds; outside a task a store that was away is not asked again for this long
+LOOK = 5.0  # seconds between two questions to Sentinel how many replicas are up; a missing confirmation asks at once
 PAUSE = (0.05, 1.0)  # seconds before the first and the later attempts
 TRANSIENT = (
     RedisConnectionError,
@@ -163,11 +165,13 @@ class DurableSentinelBackend(SentinelBackend):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         options = self._transport_options
-        self.replicas = int(options.get("durable_replicas", 1))
+        self.replicas = int(options.get("durable_replicas", 0))
         self.wait = float(options.get("durable_wait", 1.0))
         self.patience = Patience(float(options.get("durable_patience", 120)), SHORT)
         self.always_retry = False  # the connection's own policy does it, and knows more errors
         self._down_until = 0.0
+        self._up, self._look_at = 1, 0.0
+        self._sentinel: Any = None  # a Sentinel, once there is a connection
 
     @override
     def _get_sentinel_instance(self, **params: Any) -> Sentinel:
@@ -175,7 +179,23 @@ class DurableSentinelBackend(SentinelBackend):
         sentinel = super()._get_sentinel_instance(**params | {"retry": self.patience, "connection_class": kind})
         for client in sentinel.sentinels:  # redis-py would spend seconds on each Sentinel that is away
             client.set_retry(Retry(NoBackoff(), 0))
+        self._sentinel = sentinel
         return sentinel
+
+    def confirmations(self) -> int:
+        """Return how many replicas must confirm a write.
+
+        One is not enough: a primary that was silent and comes back while Sentinel replaces it takes writes for seconds,
+        and passes them to the replica that is not being promoted. A replica that Sentinel calls down cannot be
+        promoted, so nothing waits for it.
+        """
+        if self.replicas:
+            return self.replicas
+        if self._sentinel is not None and monotonic() >= self._look_at:
+            up = self._sentinel.discover_slaves(self._transport_options["master_name"])
+            self._up = len(up) or self._up  # none: nobody answers, or the primary refuses writes anyway
+            self._look_at = monotonic() + LOOK
+        return self._up
 
     @override
     def on_task_call(self, producer: object, task_id: str) -> None:
@@ -302,13 +322,15 @@ class DurableSentinelBackend(SentinelBackend):
 
         def attempt() -> list[Any]:
             with self.client.pipeline(transaction=False) as pipe:
+                needed = self.confirmations()
                 for command in commands:
                     pipe.execute_command(*command)
-                pipe.execute_command("WAIT", self.replicas, limit)
-                pipe.execute_command("WAITAOF", 1, self.replicas, limit)
+                pipe.execute_command("WAIT", needed, limit)
+                pipe.execute_command("WAITAOF", 1, needed, limit)
                 *answers, _, (local, replicas) = pipe.execute()
-            if local < 1 or replicas < self.replicas:
-                raise NotReplicated(f"confirmed by {replicas} of {self.replicas} replicas within {self.wait} s")
+            if local < 1 or replicas < needed:
+                self._look_at = 0.0
+                raise NotReplicated(f"confirmed by {replicas} of {needed} replicas within {self.wait} s")
             return answers
 
         return self.patience.call_with_retry(attempt, lambda _: self.client.connection_pool.disconnect())

@@ -98,7 +98,7 @@ accept_content = ["json"]  # pickle would run code of whoever can publish
 
 # Results
 _result_url = environment.urls("HOLDFAST_RESULT_URL", ("sentinel",))
-result_backend = f"holdfast.results:DurableSentinelBackend+{_result_url}"  # stored means on a replica's disk, too
+result_backend = f"holdfast.results:DurableSentinelBackend+{_result_url}"  # stored means on the replicas' disks, too
 result_backend_transport_options: dict[str, Any] = {
     **_sentinel,
     "durable_patience": 120,  # seconds that a finished task waits for the store before its message goes back

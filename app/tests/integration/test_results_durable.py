@@ -30,6 +30,14 @@ for number in range(40):
     app.backend.store_result(f"id{number}", number, "SUCCESS")
 print(app.backend.client.connection_pool.get_master_address()[0])
 """
+STORE_ONE = """
+from holdfast.request import PutBack
+try:
+    app.backend.store_result("one", 1, "SUCCESS")
+    print("stored by", app.backend.confirmations())
+except PutBack:
+    print("not stored")
+"""
 READ_ALL = """
 import json
 print(json.dumps([app.backend.get_task_meta(f"id{n}", cache=False)["result"] for n in range(40)]))
@@ -44,6 +52,14 @@ def test_a_stored_result_survives_the_loss_of_the_primary_in_the_next_moment(rig
         wait_until(lambda: rig.stack.redis_primary() != primary, "another primary", 40)
         assert json.loads(rig.call(READ_ALL)) == list(range(40))
     rig.stack.wait_healthy(*DATA)
+
+
+def test_every_replica_that_is_up_confirms_and_a_dead_one_is_not_waited_for(rig: Rig) -> None:
+    assert rig.call(STORE_ONE) == "stored by 2"
+    with rig.paused(replicas(rig)[0]):
+        wait_until(lambda: rig.call(STORE_ONE) == "stored by 1", "Sentinel calls it down", 60)
+    rig.stack.wait_healthy(*DATA)
+    wait_until(lambda: rig.call(STORE_ONE) == "stored by 2", "it counts again", 60)
 
 
 def test_without_a_replica_no_result_counts_as_stored_and_no_task_as_failed(rig: Rig) -> None:

@@ -218,3 +218,34 @@ def test_a_repeated_command_goes_to_the_new_primary(kind: type, leaves: bool) ->
         else:
             with pytest.raises(RedisTimeout):
                 client.get("x")
+
+
+class _Sentinels:
+    """What a backend asks for the replicas."""
+
+    def __init__(self) -> None:
+        self.up = [("10.0.0.2", 6379), ("10.0.0.3", 6379)]
+        self.asked = 0
+
+    def discover_slaves(self, name: str) -> list[tuple[str, int]]:
+        assert name == "results"
+        self.asked += 1
+        return self.up
+
+
+def test_every_replica_that_could_be_promoted_must_confirm(backend: DurableSentinelBackend) -> None:
+    sentinels: Any = _Sentinels()
+    backend._sentinel = sentinels
+    assert [backend.confirmations(), backend.confirmations()] == [2, 2]
+    assert sentinels.asked == 1, "not at every write"
+    backend._look_at, sentinels.up = 0.0, sentinels.up[:1]
+    assert backend.confirmations() == 1
+    backend._look_at, sentinels.up = 0.0, []
+    assert backend.confirmations() == 1, "who knows of no replica does not promise without one"
+
+
+def test_a_fixed_number_of_confirmations_asks_nobody(app: Celery) -> None:
+    app.conf.result_backend_transport_options["durable_replicas"] = 1
+    backend: Any = app.backend
+    backend._sentinel = None
+    assert backend.confirmations() == 1
