@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: bench drill faults help up down clean status logs secrets render test lint env lab lab-down play
+.PHONY: bench drill faults help up down clean status monitor logs secrets render test lint env lab lab-down play
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -16,6 +16,9 @@ clean: ## remove everything that make up has made; asks first (YES=1: does not a
 
 status: ## what runs, and what the sample application has delivered
 	@scripts/status
+
+monitor: ## where the alerts, graphs and tasks of the running stack are shown, and what is wrong now
+	@scripts/monitor
 
 logs: ## the last lines of every log (TAIL=100: more of them)
 	@TAIL=$(TAIL) scripts/logs
