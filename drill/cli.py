@@ -145,6 +145,7 @@ def list_() -> None:
 @click.option("--seed", type=int, help="Fixes targets, order and load. Default: random.")
 @click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
 @click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
+@click.option("--alerts", is_flag=True, help="Hold each fault until its alert is due, and report on it.")
 @click.pass_obj
 def run(
     environment: Environment,
@@ -154,6 +155,7 @@ def run(
     seed: int | None,
     rate: float,
     publishers: int,
+    alerts: bool,
 ) -> None:
     """Inject FAULTS, or those of a set, under load; judge and report."""
     from drill.faults import REGISTRY  # noqa: PLC0415 - as above
@@ -169,7 +171,7 @@ def run(
     if name:
         chosen = [spec.name for spec in REGISTRY.values() if name == "full" or name in spec.sets]
         random.Random(seed).shuffle(chosen)  # noqa: S311 - repeatable on purpose
-    sys.exit(checker.EXIT[_execute(environment, Options(seed, rate, publishers), chosen).word])
+    sys.exit(checker.EXIT[_execute(environment, Options(seed, rate, publishers, alerts=alerts), chosen).word])
 
 
 @main.command()

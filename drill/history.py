@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from drill.alerts import Span
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -116,6 +118,8 @@ class History:
         results: id -> state read from the result store, None for no result; only ids that should have one.
         effects: id -> how often its effect is in the database; only ids that should have one.
         stored: id -> times when a worker was told that the result is stored.
+        alert_limits: fault -> seconds within which its alert must fire; empty when nobody watched.
+        alerts: when which alert fired.
         drained: whether all queues ran empty and all nodes were back; None while unknown.
         unchecked: what could not be read or is incomplete, in words.
     """
@@ -132,6 +136,8 @@ class History:
     effects: dict[str, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    alert_limits: dict[str, float] = field(default_factory=dict)
+    alerts: list[Span] = field(default_factory=list)
     drained: bool | None = None
     unchecked: list[str] = field(default_factory=list)
 
@@ -215,6 +221,10 @@ class _Builder:
 
     def take_sample(self, record: dict[str, Any]) -> None:
         self.history.samples.append({"at": record["t"], **record["values"]})
+
+    def take_alerts(self, record: dict[str, Any]) -> None:
+        self.history.alert_limits = record["limits"]
+        self.history.alerts = [Span(**span) for span in record["spans"]]
 
     def take_writer(self, record: dict[str, Any]) -> None:
         self.expected.add(record["name"])

@@ -16,6 +16,7 @@ import httpx
 import redis
 
 from drill import checker, drain, ledger, load, report
+from drill.alerts import Watch
 from drill.faults import REGISTRY, Plan
 from drill.history import Fault, History, build
 from drill.pool import Pool
@@ -46,6 +47,7 @@ class Options:
         calm: seconds of load before the first fault and after each.
         drain: seconds that the queues may stay as full as they are after the load.
         recovery: seconds that the stack may take to be whole again after a fault.
+        alerts: hold each fault until the alert that it must raise has had its time, and report on it.
     """
 
     seed: int
@@ -56,6 +58,7 @@ class Options:
     calm: float = 4.0
     drain: float = 240.0
     recovery: float = 120.0
+    alerts: bool = False
     app: str = "webhooks.app:app"
     ledger: str = "drill.ledger:Writer"
 
@@ -88,6 +91,7 @@ class Drill:
     ) -> None:
         self.stack, self.options, self.journal = stack, options, journal
         self.run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{options.seed}"
+        self._began = time.time()
         self.folder = ledgers / self.run
         self.folder.mkdir(parents=True)
         self.folder.chmod(0o1777)  # the workers' user is another one
@@ -96,6 +100,7 @@ class Drill:
         self.progress = Progress()
         stack.publishers = self.pool
         self._show = show
+        self.watch: Watch | None = None
         self._stop = threading.Event()
 
     def execute(self, faults: Iterable[str]) -> tuple[History, Verdict]:
@@ -112,6 +117,8 @@ class Drill:
             self._tell("checking the stack")
             self._note_meta()
             drain.prepare_tables()
+            if self.options.alerts:
+                self.watch = self._watch()
             self._start_load()
             sampler.start()
             time.sleep(self.options.calm)
@@ -134,6 +141,12 @@ class Drill:
                 sampler.join(10)
             self.book.close()
         return judge(self.folder)
+
+    def _watch(self) -> Watch:
+        found = self.stack.tier("prometheus")
+        if not found:
+            raise TargetError("This target has no Prometheus. Next: run without --alerts")
+        return Watch(f"http://{found[0].address}:9090")
 
     def inject(self, key: str, name: str, rng: random.Random) -> Fault:
         """Apply one fault, prove it, hold it, heal it, prove that, and wait until the stack is whole again."""
@@ -170,7 +183,9 @@ class Drill:
         record.applied_at = time.time()
         record.proof = self.stack.wait(plan.proof, 30) or ""
         self._tell("holding", record.key)
-        time.sleep(max(0.0, record.applied_at + plan.hold - time.time()))
+        # one more evaluation than allowed: a late alert is then seen to be late
+        hold = max(plan.hold, self.watch.allowed(record.name) + self.watch.interval) if self.watch else plan.hold
+        time.sleep(max(0.0, record.applied_at + hold - time.time()))
         record.heal_at = time.time()
 
     def _start_load(self) -> None:
@@ -219,6 +234,11 @@ class Drill:
         self._tell("reading results and effects")
         drain.collect(self.stack, self.book, self.folder, self.run)
         self.book.append("drained", ok=not left, why=left)
+        if self.watch:
+            self._tell("waiting until the alerts are over")
+            self.watch.wait_resolved()
+            spans = [asdict(span) for span in self.watch.spans(self._began, time.time())]
+            self.book.append("alerts", limits=self.watch.limits(), spans=spans)
 
     def _note_meta(self) -> None:
         values = {

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from drill import alerts
 from drill.report import page
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def write(history: History, verdict: Verdict, folder: Path) -> None:
 
 def summary(history: History, verdict: Verdict) -> dict[str, Any]:
     """Return the report as values of JSON."""
+    outcomes = alerts.judge(history.faults, history.alerts, history.alert_limits)
     return {
         "run": history.run,
         "verdict": verdict.word,
@@ -38,6 +40,7 @@ def summary(history: History, verdict: Verdict) -> dict[str, Any]:
         "faults": [
             asdict(result.fault)
             | {
+                "alert": _alert(outcomes.get(result.fault.key)),
                 "tasks": result.tasks,
                 "bad": result.bad,
                 "extra": result.extra,
@@ -49,5 +52,10 @@ def summary(history: History, verdict: Verdict) -> dict[str, Any]:
             }
             for result in verdict.faults
         ],
+        "alerts": [asdict(span) for span in history.alerts],
         **history.meta,
     }
+
+
+def _alert(outcome: alerts.Outcome | None) -> dict[str, Any] | None:
+    return asdict(outcome) | {"good": outcome.good} if outcome else None

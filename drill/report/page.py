@@ -196,7 +196,7 @@ def _per_second(times: Sequence[float], start: float, end: float) -> list[tuple[
 
 
 def _faults(faults: list[dict[str, Any]]) -> str:
-    head = "fault,target,proof,tasks,recovered,extra / exposed,lost,longest silence (bound)"
+    head = "fault,target,proof,tasks,recovered,extra / exposed,lost,longest silence (bound),alert (allowed)"
     rows = []
     for fault in faults:
         bad = sum(number for name, number in fault["bad"].items() if name != "recovered")
@@ -208,6 +208,7 @@ def _faults(faults: list[dict[str, Any]]) -> str:
             f'<td class="n">{fault["bad"]["recovered"]}</td>',
             f'<td class="n">{fault["extra"]} / {fault["exposed"]}</td>',
             f'<td class="n {"no" if bad else "ok"}">{bad}</td><td>{_gaps(fault["timings"])}</td>',
+            f"<td>{_alert(fault['alert'])}</td>",
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     names = "".join(f"<th>{name}</th>" for name in head.split(","))
@@ -221,6 +222,16 @@ def _gaps(timings: list[dict[str, Any]]) -> str:
         text = f"{t['stream']} {t['gap']:.1f} s ({t['seconds']:.1f} s{since})"
         lines.append(f'<span class="{mark}" title="{escape(t["formula"])}">{text}</span>')
     return "<br>".join(lines)
+
+
+def _alert(alert: dict[str, Any] | None) -> str:
+    """Return which alert had to come, when it came, and when it went; nothing for a fault that calls nobody."""
+    if alert is None:
+        return ""
+    came = "not raised" if alert["after"] is None else f"after {alert['after']:.0f} s ({alert['allowed']:.0f} s)"
+    gone = "goes on" if alert["resolved"] is None else f"gone {alert['resolved']:.0f} s after healing"
+    text = came if alert["after"] is None else f"{came}, {gone}"
+    return f'{escape(alert["alert"])}<br><span class="{"ok" if alert["good"] else "no"}">{text}</span>'
 
 
 def _slow(lines: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from drill import checker, report
+from drill.alerts import Span
 from drill.history import Bound
 from drill.tests.unit.test_checker import fault, healthy, lose
 
@@ -47,3 +48,13 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     history.faults = [fault(problem="<script>alert(1)</script>")]
     report.write(history, checker.judge(history), tmp_path)
     assert "<script>" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_page_says_which_alert_came_and_when(tmp_path: Path) -> None:
+    history = healthy()
+    history.faults = [fault(name="broker-outage", apply_at=10, applied_at=10, heal_at=70, healed_at=75)]
+    history.alert_limits, history.alerts = {"broker-outage": 50.0}, [Span("BrokerDown", 48, 90)]
+    report.write(history, checker.judge(history), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert '<span class="ok">after 38 s (50 s), gone 15 s after healing</span>' in page
+    assert json.loads((tmp_path / "report.json").read_text())["faults"][0]["alert"]["good"]
