@@ -17,7 +17,7 @@ from bench.cluster import environment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_PATIENCE = 120  # seconds for a worker to start, or to work off one load
+_PATIENCE = 120  # seconds for a worker to start, or to run the next task
 
 
 def drain(load: Callable[[int], object], count: int, *, late: bool) -> float:
@@ -39,12 +39,12 @@ def drain(load: Callable[[int], object], count: int, *, late: bool) -> float:
 
 
 def _reach(tally: Path, size: int) -> float:
-    limit = monotonic() + _PATIENCE
-    while tally.stat().st_size < size:
+    ran, limit = 0, monotonic() + _PATIENCE
+    while (now := tally.stat().st_size) < size:
+        if now > ran:
+            ran, limit = now, monotonic() + _PATIENCE
         if monotonic() > limit:
-            raise SystemExit(
-                f"the worker ran {tally.stat().st_size} of {size} tasks in {_PATIENCE} s; see its queue: bench"
-            )
+            raise SystemExit(f"the worker ran {ran} of {size} tasks, and none for {_PATIENCE} s; see its queue: bench")
         sleep(0.01)
     return monotonic()
 
