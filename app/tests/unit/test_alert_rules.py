@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def test_an_alert_is_complete(rule: dict[str, Any]) -> None:
     assert rule["annotations"]["summary"].endswith(".")
     assert rule["annotations"]["runbook_url"] == f"{{{{ $externalLabels.runbooks }}}}/{rule['alert']}.md"
     assert re.fullmatch(r"\{\{ \$externalLabels\.grafana \}\}/d/holdfast-[a-z]+", rule["annotations"]["dashboard_url"])
+
+
+def test_every_dashboard_that_an_alert_links_to_exists() -> None:
+    linked = {rule["annotations"]["dashboard_url"].rpartition("/")[2] for rule in ALERTS}
+    assert linked <= {json.loads(path.read_text())["uid"] for path in (MONITORING / "dashboards").glob("*.json")}
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
