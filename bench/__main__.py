@@ -30,7 +30,21 @@ CASES = {
     "drill_ledger": ("layer, 64 callers, with the drill's ledger", "layer, 64 callers", 0.95, 3200),
     "durable_results": ("result on all disks", "result, stock", None, 500),
 }
-WORKER = Case("late_ack", "worker, late acknowledgement", "worker, early acknowledgement", 0.85)
+WORKERS = {
+    # name: numerator, denominator, goal, and what each worker finds in its environment
+    "late_ack": (
+        ("worker, late acknowledgement", "worker, early acknowledgement", 0.85),
+        ({"BENCH_ACKS_LATE": "1"}, {"BENCH_ACKS_LATE": "0"}),
+    ),
+    "metrics": (
+        ("worker, metrics", "worker, neither metrics nor events", 0.97),
+        ({"BENCH_MONITORING": "1", "HOLDFAST_METRICS_PORT": "9549"}, {"BENCH_MONITORING": "0"}),
+    ),
+    "monitoring": (
+        ("worker, metrics and events", "worker, neither metrics nor events", 0.97),
+        ({"BENCH_MONITORING": "1", "BENCH_EVENTS": "1", "HOLDFAST_METRICS_PORT": "9549"}, {"BENCH_MONITORING": "0"}),
+    ),
+}
 WORKER_TASKS = 2000
 
 
@@ -104,17 +118,18 @@ def measure(name: str, pairs: int, scale: float) -> Case:
     return case
 
 
-def measure_worker(pairs: int, scale: float) -> Case:
-    """Compare a worker that acknowledges late with one that acknowledges early."""
-    case = Case(WORKER.name, WORKER.above, WORKER.below, WORKER.goal)
+def measure_worker(name: str, pairs: int, scale: float) -> Case:
+    """Compare two workers of :data:`WORKERS`."""
+    words, (above, below) = WORKERS[name]
+    case = Case(name, *words)
     count = max(200, int(WORKER_TASKS * scale))
     with clients("publish_many") as (bulk,):
 
-        def rate(*, late: bool) -> float:
+        def rate(variant: dict[str, str]) -> float:
             cluster.purge()
-            return drain(bulk.run, count, late=late)
+            return drain(bulk.run, count, variant)
 
-        case.pairs += compare(lambda: rate(late=True), lambda: rate(late=False), pairs)
+        case.pairs += compare(lambda: rate(above), lambda: rate(below), pairs)
     return case
 
 
@@ -122,24 +137,21 @@ def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "cases", nargs="*", metavar="CASE", help=f"some of: {', '.join([*CASES, WORKER.name])} (default: all)"
+        "cases", nargs="*", metavar="CASE", help=f"some of: {', '.join([*CASES, *WORKERS])} (default: all)"
     )
     parser.add_argument("--pairs", type=int, default=6, help="pairs of measurements for each ratio (default: 6)")
     parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of messages (default: 1)")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
     options = parser.parse_args()
-    unknown = set(options.cases) - {*CASES, WORKER.name}
+    unknown = set(options.cases) - {*CASES, *WORKERS}
     if unknown:
-        parser.error(f"found {', '.join(sorted(unknown))}; the cases are {', '.join([*CASES, WORKER.name])}")
-    wanted = options.cases or [*CASES, WORKER.name]
+        parser.error(f"found {', '.join(sorted(unknown))}; the cases are {', '.join([*CASES, *WORKERS])}")
+    wanted = options.cases or [*CASES, *WORKERS]
     done: list[Case] = []
     with cluster.queue():
         for name in wanted:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            worker = name == WORKER.name
-            case = (
-                measure_worker(options.pairs, options.scale) if worker else measure(name, options.pairs, options.scale)
-            )
+            case = (measure_worker if name in WORKERS else measure)(name, options.pairs, options.scale)
             done.append(case)
             print(table([case]).splitlines()[-1], file=sys.stderr, flush=True)
         machine = {"cores": os.cpu_count(), "python": platform.python_version(), **cluster.versions()}

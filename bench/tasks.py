@@ -1,4 +1,8 @@
-"""The application of the worker under test; its environment says when it acknowledges."""
+"""The application of the worker under test; its environment says what is measured.
+
+``BENCH_ACKS_LATE`` is 0 for early acknowledgement. ``BENCH_MONITORING`` puts the whole layer in: 1 with metrics, 0
+with the request class that counts nothing. ``BENCH_EVENTS`` is 1 for task events.
+"""
 
 from __future__ import annotations
 
@@ -6,4 +10,13 @@ import os
 
 from bench import apps
 
-app = apps.make(layer=False, task_acks_late=os.environ["BENCH_ACKS_LATE"] == "1", worker_send_task_events=False)
+_monitoring = os.environ.get("BENCH_MONITORING")
+
+app = apps.make(
+    layer=False,
+    whole=_monitoring is not None,
+    task_acks_late=os.environ.get("BENCH_ACKS_LATE", "1") == "1",
+    worker_send_task_events=os.environ.get("BENCH_EVENTS") == "1",
+)
+if _monitoring == "0":
+    app.tasks["bench.nothing"].Request = "holdfast.request:Request"

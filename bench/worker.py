@@ -1,4 +1,4 @@
-"""How fast a worker empties the queue, with late and with early acknowledgement."""
+"""How fast a worker empties the queue."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 from bench.cluster import environment
 
@@ -20,22 +21,30 @@ if TYPE_CHECKING:
 _PATIENCE = 120  # seconds for a worker to start, or to run the next task
 
 
-def drain(load: Callable[[int], object], count: int, *, late: bool) -> float:
+def drain(load: Callable[[int], object], count: int, variant: dict[str, str]) -> float:
     """Return the tasks per second of a worker with two processes, from its tenth part done to the end.
 
     Args:
         load: puts that many tasks into the queue.
         count: tasks to work off.
-        late: acknowledge after the run instead of before it.
+        variant: the worker's environment, see :mod:`bench.tasks`.
     """
     load(count)
     with tempfile.TemporaryDirectory() as folder:
         tally = Path(folder) / "tally"
         tally.touch()
-        with _worker(folder, BENCH_ACKS_LATE=str(int(late)), BENCH_TALLY=str(tally)):
+        with _worker(folder, BENCH_TALLY=str(tally), **variant):
             begin = _reach(tally, count // 10)
+            if port := variant.get("HOLDFAST_METRICS_PORT"):
+                _scrape(port)  # once in a run of seconds: more often than Prometheus does
             end = _reach(tally, count)
     return (count - count // 10) / (end - begin)
+
+
+def _scrape(port: str) -> None:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        if b"holdfast_tasks_total" not in page.read():
+            raise SystemExit(f"the worker's page on port {port} counts no tasks, so there is nothing to measure")
 
 
 def _reach(tally: Path, size: int) -> float:
