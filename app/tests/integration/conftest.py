@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .browser import Browser
 from .hook import Hook
 from .rig import Rig
 from .stack import Stack, read_settings
@@ -48,3 +49,9 @@ def rig(stack: Stack, tmp_path: Path) -> Iterator[Rig]:
         yield rig
     finally:
         rig.remove()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Browser:
+    """A browser with a profile of its own."""
+    return Browser(tmp_path / "profile")

@@ -17,6 +17,7 @@ from .stack import ROOT, http_json, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .browser import Browser
     from .hook import Hook
     from .stack import Stack
 
@@ -96,3 +97,11 @@ def test_every_variable_offers_something(stack: Stack) -> None:
 def test_every_annotation_is_a_query(stack: Stack) -> None:
     for expr, _, _ in build.ANNOTATIONS.values():
         values(stack, expr)
+
+
+def test_the_status_page_has_an_answer_to_everything(browser: Browser) -> None:
+    address = "http://127.0.0.1:9090/user/status/index.html"
+    browser.wait_for(address, "dead letters", "last tick of beat", "Redis primaries", "holdfast default", "Alerts")
+    page = browser.page(address).partition("<script>")[0]
+    assert "no data" not in page
+    assert "No answer" not in page
