@@ -223,7 +223,11 @@ def _result(history: History, counts: Counts, index: _Index, fault: Fault) -> Fa
     }
     unanswered = sum(_doubted(history, i) > history.attempts[i].at for i in index.doubtful.touching(start, end))
     in_flight = sum(1 for _ in index.running.touching(start, start))
-    timings = [Timing(b, gaps.measure(index.flows, fault, b)) for b in fault.bounds] if fault.settled_at else []
+    timings = (
+        [Timing(b, gaps.measure(index.flows, fault, b)) for b in fault.bounds]
+        if fault.applied_at and fault.settled_at
+        else []
+    )
     extra = sum(counts.extra[i] for i in mine & counts.extra.keys())
     return FaultResult(fault, len(mine), bad, extra, max(fault.unacked, in_flight) + unanswered, timings)
 

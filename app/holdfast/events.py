@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 LIMIT = 1  # seconds that one read or write may take; the main loop stands still meanwhile
-GATHER = 0.5  # seconds for which events of tasks are gathered; one message each would double what a short task costs
-GATHERED = 100  # events that are sent at once
 PAUSE = 5.0  # seconds without another attempt after a failed one
 
 
@@ -110,35 +108,11 @@ class SideRoad:
 
 
 class Dispatcher(EventDispatcher):
-    """Celery's event dispatcher on a side road; the events of tasks travel together.
+    """Celery's event dispatcher on a side road."""
 
-    Args:
-        road: what they travel on.
-        timer: the main loop's; None sends each event by itself.
-        kwargs: those of Celery's dispatcher.
-    """
-
-    def __init__(self, road: SideRoad, timer: Any, **kwargs: Any) -> None:
+    def __init__(self, road: SideRoad, **kwargs: Any) -> None:
         self.road = road
-        self._timer = timer
-        self._due = False
-        super().__init__(
-            connection=None,
-            buffer_while_offline=False,
-            buffer_group=["task"] if timer else None,
-            buffer_limit=GATHERED,
-            on_send_buffered=self._flush_soon if timer else None,
-            **kwargs,
-        )
-
-    def _flush_soon(self) -> None:
-        if not self._due:
-            self._due = True
-            self._timer.call_after(GATHER, self._flush_now)
-
-    def _flush_now(self) -> None:
-        self._due = False
-        self.flush()
+        super().__init__(connection=None, buffer_while_offline=False, **kwargs)
 
     def _publish(self, event: Any, producer: object, routing_key: str, **_: Any) -> None:
         if producer is not None:  # None says that the dispatcher is closed
@@ -160,19 +134,18 @@ class Events(CeleryEvents):
         self._close(c)
         c.event_dispatcher = Dispatcher(
             c.road,
-            c.timer if c.hub else None,
             app=c.app,
             hostname=c.hostname,
             enabled=self.send_events,
             groups=self.groups,
+            buffer_group=["task"] if c.hub else None,
+            on_send_buffered=c.on_send_event_buffered if c.hub else None,
         )
         for request in tuple(state.reserved_requests):
             request.eventer = c.event_dispatcher
 
     @override
     def shutdown(self, c: Any) -> None:
-        if c.event_dispatcher:
-            c.event_dispatcher.flush()
         super().shutdown(c)
         c.road.close()
 

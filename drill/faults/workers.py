@@ -12,6 +12,7 @@ from drill.faults import broker, results
 from drill.faults.base import SLACK, Plan, are, crash, fault, kill, pause, reborn
 from drill.history import Bound
 from drill.stack import QUEUES
+from drill.target import TargetError
 
 if TYPE_CHECKING:
     from drill.stack import Settings, Stack
@@ -31,22 +32,37 @@ def _parents(processes: list[Process]) -> list[Process]:
 
 def _signal(stack: Stack, rng: random.Random, *, children: bool) -> Plan:
     node = rng.choice(stack.tier("worker"))
-    processes = stack.target.processes(node)
-    parents = {p.pid for p in _parents(processes)}
-    chosen = [p for p in processes if (p.parent in parents if children else p.pid in parents)]
-    victim = rng.choice(sorted(chosen, key=lambda p: p.pid))
+    killed: list[Process] = []
 
-    def proof() -> str:
-        gone = victim not in stack.target.processes(node)
-        return f"process {victim.pid} of {node.name} is gone" if gone else ""
-
-    def healed() -> str:
+    def candidates() -> list[Process]:
         found = stack.target.processes(node)
         parents = {p.pid for p in _parents(found)}
         same = [p for p in found if (p.parent in parents if children else p.pid in parents)]
-        return f"{node.name} has {len(same)} such processes again" if len(same) >= len(chosen) else ""
+        return sorted(same, key=lambda p: p.pid)
 
-    return Plan([node.name], lambda: stack.target.signal([victim.pid], "KILL"), proof, [], healed, others_go_on(), 3)
+    def strike() -> bool:
+        found = candidates()
+        if not found:
+            return False
+        victim = rng.choice(found)
+        stack.target.signal([victim.pid], "KILL")  # refused when the worker has just replaced it: then another one
+        killed.append(victim)
+        return True
+
+    def apply() -> None:
+        if not stack.wait(strike, 10):
+            raise TargetError(f"No such process of {node.name} could be killed within 10 s.")
+
+    def proof() -> str:
+        gone = killed[0] not in stack.target.processes(node)
+        return f"process {killed[0].pid} of {node.name} is gone" if gone else ""
+
+    def healed() -> str:
+        same = candidates()
+        return f"{node.name} has {len(same)} such processes again" if len(same) >= before else ""
+
+    before = len(candidates())
+    return Plan([node.name], apply, proof, [], healed, others_go_on(), 3)
 
 
 @fault("worker-child-kill", "kill -9 of a child process that runs a task", "worker", "smoke standard soak")

@@ -55,7 +55,7 @@ def test_a_stored_result_survives_the_loss_of_the_primary_in_the_next_moment(rig
 
 
 def test_every_replica_that_is_up_confirms_and_a_dead_one_is_not_waited_for(rig: Rig) -> None:
-    assert rig.call(STORE_ONE) == "stored by 2"
+    wait_until(lambda: rig.call(STORE_ONE) == "stored by 2", "both replicas confirm", 60)
     with rig.paused(replicas(rig)[0]):
         wait_until(lambda: rig.call(STORE_ONE) == "stored by 1", "Sentinel calls it down", 60)
     rig.stack.wait_healthy(*DATA)

@@ -245,6 +245,15 @@ def test_lost_is_what_was_promised_and_is_nowhere(tasks: list[tuple[bool, int, b
         assert verdict.word == ("fail" if drained else "inconclusive")
 
 
+def test_a_fault_that_was_not_applied_is_inconclusive_and_has_no_times() -> None:
+    history = healthy()
+    bound = Bound("work", 4, "apply", "")
+    history.faults = [fault(applied_at=0.0, proof="", healed="", problem="no such process", bounds=[bound])]
+    verdict = checker.judge(history)
+    assert verdict.word == "inconclusive"
+    assert verdict.faults[0].timings == []
+
+
 def test_the_rule_of_three() -> None:
     assert checker.upper_bound(100_000) == 3e-5
     assert checker.upper_bound(2) == 1.0
