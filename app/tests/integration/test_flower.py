@@ -1,4 +1,4 @@
-"""Flower lets nobody in without its password, and tasks do not notice what happens to Flower."""
+"""Flower as a person sees it, in a real browser; and that tasks do not notice what happens to Flower."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .rig import password
 from .stack import wait_until
 
 if TYPE_CHECKING:
+    from .browser import Browser
     from .rig import Rig
     from .stack import Stack
 
 pytestmark = pytest.mark.stack
 ADDRESS = "127.0.0.1:5555"  # as compose shows it on this machine
+
+
+def at(path: str) -> str:
+    """Return the address of a page of Flower, with its login."""
+    return f"http://admin:{password('FLOWER_PASSWORD')}@{ADDRESS}/{path}"
 
 
 def test_nobody_enters_without_the_password(stack: Stack) -> None:
@@ -24,6 +31,20 @@ def test_nobody_enters_without_the_password(stack: Stack) -> None:
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(f"http://{ADDRESS}/{path}", timeout=5)
         assert caught.value.code == 401
+
+
+def test_a_browser_shows_workers_and_tasks_also_after_a_restart(stack: Stack, rig: Rig, browser: Browser) -> None:
+    with rig.worker():
+        good, bad = rig.call("print(echo.delay('seen').id); print(echo.delay('unseen', 'no number').id)").split()
+        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "the failed task lies in the dead-letter queue", 30)
+        browser.wait_for(at("workers"), "default@worker1", "critical@worker2")
+        browser.wait_for(at(f"task/{good}"), "scratch.echo", "SUCCESS")
+        browser.wait_for(at(f"task/{bad}"), "scratch.echo", "FAILURE", "TypeError")
+        browser.wait_for(at("tasks"), good, bad)
+    stack.run("docker", "restart", "--timeout", "20", stack.container("flower"), seconds=60)
+    stack.wait_healthy("flower")
+    browser.wait_for(at(f"task/{good}"), "SUCCESS")
+    browser.wait_for(at(f"task/{bad}"), "FAILURE")
 
 
 def test_tasks_do_not_notice_a_frozen_or_killed_flower(stack: Stack, rig: Rig) -> None:
