@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery, chord, group
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
@@ -214,16 +215,17 @@ class OutboxContract:
         assert seen == [message]
 
     def test_the_backlog_and_its_age_are_exported(self, engine: Engine) -> None:
-        metrics = Metrics(engine, patience=60)
-        assert metrics.registry.get_sample_value("holdfast_outbox_waiting_rows") == 0
-        assert metrics.registry.get_sample_value("holdfast_outbox_oldest_age_seconds") == 0
+        registry = CollectorRegistry()
+        registry.register(Metrics(engine, patience=60))
+        assert registry.get_sample_value("holdfast_outbox_waiting_rows") == 0
+        assert registry.get_sample_value("holdfast_outbox_oldest_age_seconds") == 0
         add_rows(engine, 2)
         with engine.begin() as connection:
             first = store.claim(connection, 1, lease=60)[0]
             earlier = first.created_at.replace(year=first.created_at.year - 1)
             connection.execute(table.update().where(table.c.id == first.id).values(created_at=earlier))
-        assert metrics.registry.get_sample_value("holdfast_outbox_waiting_rows") == 2
-        age = metrics.registry.get_sample_value("holdfast_outbox_oldest_age_seconds")
+        assert registry.get_sample_value("holdfast_outbox_waiting_rows") == 2
+        age = registry.get_sample_value("holdfast_outbox_oldest_age_seconds")
         assert age is not None
         assert age > 364 * 24 * 3600
 
