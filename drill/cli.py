@@ -25,6 +25,7 @@ from drill.target import Compose, TargetError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from drill.annotations import Annotations
     from drill.checker import Verdict
     from drill.journal import Journal
     from drill.run import Options, Progress
@@ -118,6 +119,13 @@ class Environment:
             raise click.ClickException(f"The set-up {name} did not run; see above.")
         report: dict[str, Any] = json.loads((Path(said.split()[-1]) / "report.json").read_text())
         return report
+
+    def annotations(self, stack: Stack) -> Annotations | None:
+        """Return what shows the faults in the target's dashboards."""
+        from drill.annotations import Annotations  # noqa: PLC0415 - only where a drill runs
+
+        found = stack.tier("prometheus")
+        return Annotations(self.build / "drill/scrape", found[0].address) if found else None
 
     def journal(self) -> Journal:
         """Return the heal journal."""
@@ -366,7 +374,8 @@ def _execute(environment: Environment, options: Options, faults: Iterable[str]) 
                 def show(progress: Progress) -> None:
                     live.update(_view(progress, total))
 
-                drill = Drill(stack, options, environment.ledgers, journal, show)
+                annotations = environment.annotations(stack)
+                drill = Drill(stack, options, environment.ledgers, journal, show, annotations=annotations)
                 _, verdict = drill.execute(faults)
     except TargetError as error:
         console.print(f"[red]Not started.[/] {error}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from drill.annotations import Annotations
     from drill.checker import Verdict
     from drill.journal import Journal
     from drill.stack import Stack
@@ -84,10 +85,18 @@ class Drill:
         ledgers: folder that the workers see as their ledger; the run gets a folder in it.
         journal: for healing after a crash.
         show: told about progress.
+        annotations: told about faults; None where no Prometheus listens.
     """
 
     def __init__(
-        self, stack: Stack, options: Options, ledgers: Path, journal: Journal, show: Callable[[Progress], None]
+        self,
+        stack: Stack,
+        options: Options,
+        ledgers: Path,
+        journal: Journal,
+        show: Callable[[Progress], None],
+        *,
+        annotations: Annotations | None = None,
     ) -> None:
         self.stack, self.options, self.journal = stack, options, journal
         self.run = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{options.seed}"
@@ -100,6 +109,7 @@ class Drill:
         self.progress = Progress()
         stack.publishers = self.pool
         self._show = show
+        self.annotations = annotations
         self.watch: Watch | None = None
         self._stop = threading.Event()
 
@@ -120,6 +130,8 @@ class Drill:
             if self.options.alerts:
                 self.watch = self._watch()
             self._start_load()
+            if self.annotations:
+                self.annotations.start()
             sampler.start()
             time.sleep(self.options.calm)
             rng = random.Random(self.options.seed)  # noqa: S311 - repeatable, not secret
@@ -139,6 +151,8 @@ class Drill:
                 self._unchecked(f"healing failed: {problem}")
             if sampler.is_alive():
                 sampler.join(10)
+            if self.annotations:
+                self.annotations.stop()
             self.book.close()
         return judge(self.folder)
 
@@ -166,6 +180,7 @@ class Drill:
         if record.applied_at and not problems:
             record.healed = self.stack.wait(plan.healed, self.options.recovery) or ""
         record.healed_at = time.time()
+        self._annotate(record, lasts=False)
         self._tell("recovering", key)
         problems += self.stack.wait_healthy(self.options.recovery)
         self._tell("calm")
@@ -179,6 +194,7 @@ class Drill:
         self.journal.open(plan.undo)
         self._tell(f"breaking {', '.join(plan.targets)}", record.key)
         record.apply_at = time.time()
+        self._annotate(record, lasts=True)
         plan.apply()
         record.applied_at = time.time()
         record.proof = self.stack.wait(plan.proof, 30) or ""
@@ -187,6 +203,10 @@ class Drill:
         hold = max(plan.hold, self.watch.allowed(record.name) + self.watch.interval) if self.watch else plan.hold
         time.sleep(max(0.0, record.applied_at + hold - time.time()))
         record.heal_at = time.time()
+
+    def _annotate(self, fault: Fault, *, lasts: bool) -> None:
+        if self.annotations:
+            self.annotations.show(fault.name, lasts=lasts)
 
     def _start_load(self) -> None:
         problems = self.stack.wait_healthy(60)

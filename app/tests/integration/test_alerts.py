@@ -58,7 +58,7 @@ def query(expression: str) -> list[dict[str, Any]]:
 
 def test_every_target_is_up(stack: Stack) -> None:  # noqa: ARG001 - the stack must be there
     listed = yaml.safe_load((ROOT / "compose/config/prometheus/prometheus.yml").read_text())["scrape_configs"]
-    jobs = {job["job_name"] for job in listed if any(config["targets"] for config in job["static_configs"])}
+    jobs = {job["job_name"] for job in listed if any(config["targets"] for config in job.get("static_configs", []))}
 
     def down() -> list[str] | None:
         targets = http_json(f"{PROMETHEUS}/api/v1/targets")["data"]["activeTargets"]
