@@ -28,6 +28,8 @@ logger = get_logger(__name__)
 
 LIMIT = 1  # seconds that one read or write may take; the main loop stands still meanwhile
 PAUSE = 5.0  # seconds without another attempt after a failed one
+GATHER = 0.25  # seconds that task events wait for others: sent one by one, their publishes cost more than short tasks
+BATCH = 100  # task events after which they wait no longer
 
 
 class SideRoad:
@@ -108,11 +110,35 @@ class SideRoad:
 
 
 class Dispatcher(EventDispatcher):
-    """Celery's event dispatcher on a side road."""
+    """Celery's event dispatcher on a side road; with an event loop it gathers the events of tasks.
 
-    def __init__(self, road: SideRoad, **kwargs: Any) -> None:
+    Args:
+        road: where the events go.
+        hub: the event loop; None where there is none, which sends every event at once.
+        kwargs: further arguments of Celery's dispatcher.
+    """
+
+    def __init__(self, road: SideRoad, hub: Any, **kwargs: Any) -> None:
         self.road = road
-        super().__init__(connection=None, buffer_while_offline=False, **kwargs)
+        self._hub = hub
+        self._waiting = False
+        super().__init__(
+            connection=None,
+            buffer_while_offline=False,
+            buffer_group=["task"] if hub else None,
+            buffer_limit=BATCH,
+            on_send_buffered=self._send_soon if hub else None,
+            **kwargs,
+        )
+
+    def _send_soon(self) -> None:
+        if not self._waiting:
+            self._waiting = True
+            self._hub.call_later(GATHER, self._send_gathered)
+
+    def _send_gathered(self) -> None:
+        self._waiting = False
+        self.flush()
 
     def _publish(self, event: Any, producer: object, routing_key: str, **_: Any) -> None:
         if producer is not None:  # None says that the dispatcher is closed
@@ -134,18 +160,19 @@ class Events(CeleryEvents):
         self._close(c)
         c.event_dispatcher = Dispatcher(
             c.road,
+            c.hub,
             app=c.app,
             hostname=c.hostname,
             enabled=self.send_events,
             groups=self.groups,
-            buffer_group=["task"] if c.hub else None,
-            on_send_buffered=c.on_send_event_buffered if c.hub else None,
         )
         for request in tuple(state.reserved_requests):
             request.eventer = c.event_dispatcher
 
     @override
     def shutdown(self, c: Any) -> None:
+        if c.event_dispatcher:
+            c.event_dispatcher.flush()  # what the last tasks left
         super().shutdown(c)
         c.road.close()
 

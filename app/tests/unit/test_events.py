@@ -1,0 +1,78 @@
+"""What a worker tells of its tasks, and how often it speaks."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery
+from kombu.asynchronous import Hub
+
+from holdfast.events import BATCH, Dispatcher, SideRoad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Road(SideRoad):
+    """Remembers what would be sent."""
+
+    def __init__(self, app: Celery) -> None:
+        super().__init__(app)
+        self.sent: list[Any] = []
+
+    def publish(self, body: Any, *_: Any, **__: Any) -> bool:
+        """Remember the body."""
+        self.sent.append(body)
+        return True
+
+
+@pytest.fixture
+def app() -> Celery:
+    """An application without a broker."""
+    return Celery("events", broker="memory://", set_as_current=False)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """An event loop."""
+    hub = Hub()
+    yield hub
+    hub.close()
+
+
+def run(hub: Hub, road: Road, messages: int) -> None:
+    """Run the event loop until so many messages are sent, at most ten seconds."""
+    end = monotonic() + 10
+    while len(road.sent) < messages and monotonic() < end:
+        hub.run_once()
+
+
+def test_the_events_of_tasks_are_gathered_into_one_message(app: Celery, hub: Hub) -> None:
+    road = Road(app)
+    dispatcher = Dispatcher(road, hub, app=app, hostname="here")
+    for name in ("received", "started", "succeeded"):
+        dispatcher.send(f"task-{name}", uuid="some-id")
+    assert road.sent == []
+    run(hub, road, 1)
+    assert [[event["type"] for event in batch] for batch in road.sent] == [
+        ["task-received", "task-started", "task-succeeded"]
+    ]
+    dispatcher.send("task-received", uuid="another")
+    run(hub, road, 2)
+    assert len(road.sent) == 2
+
+
+def test_a_full_batch_waits_for_nobody(app: Celery, hub: Hub) -> None:
+    road = Road(app)
+    dispatcher = Dispatcher(road, hub, app=app, hostname="here")
+    for _ in range(BATCH):
+        dispatcher.send("task-received", uuid="some-id")
+    assert [len(batch) for batch in road.sent] == [BATCH]
+
+
+def test_without_an_event_loop_each_event_goes_at_once(app: Celery) -> None:
+    road = Road(app)
+    Dispatcher(road, None, app=app, hostname="here").send("task-received", uuid="some-id")
+    assert [event["type"] for event in road.sent] == ["task-received"]
