@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from drill.annotations import Annotations
     from drill.checker import Verdict
+    from drill.history import History
     from drill.journal import Journal
     from drill.run import Options, Progress
     from drill.stack import Stack
@@ -179,7 +181,7 @@ def run(
     if name:
         chosen = [spec.name for spec in REGISTRY.values() if name == "full" or name in spec.sets]
         random.Random(seed).shuffle(chosen)  # noqa: S311 - repeatable on purpose
-    sys.exit(checker.EXIT[_execute(environment, Options(seed, rate, publishers, alerts=alerts), chosen).word])
+    sys.exit(checker.EXIT[_execute(environment, Options(seed, rate, publishers, alerts=alerts), chosen)[1].word])
 
 
 @main.command()
@@ -203,7 +205,27 @@ def soak(environment: Environment, hours: float, seed: int, rate: float, publish
                     return
                 yield name
 
-    sys.exit(checker.EXIT[_execute(environment, Options(seed, rate, publishers), until_end()).word])
+    sys.exit(checker.EXIT[_execute(environment, Options(seed, rate, publishers), until_end())[1].word])
+
+
+@main.command()
+@click.option("--minutes", default=60.0, show_default=True, help="How long.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
+@click.pass_obj
+def calm(environment: Environment, minutes: float, seed: int, rate: float) -> None:
+    """Load without a fault and without poison: nothing may be lost, and no alert may fire."""
+    from drill.load import MIX  # noqa: PLC0415 - as above
+    from drill.run import Options  # noqa: PLC0415 - as above
+
+    mix = {kind: weight for kind, weight in MIX.items() if kind != "poison"}
+    options = Options(seed, rate, mix=mix, calm=minutes * 60, alerts=True)
+    history, verdict = _execute(environment, options, [])
+    for span in history.alerts:
+        click.echo(f"{span.name} fired at {datetime.fromtimestamp(span.since, UTC):%H:%M:%S} UTC.", err=True)
+    if not history.alerts:
+        click.echo("No alert fired.")
+    sys.exit(checker.EXIT[checker.FAIL] if history.alerts else checker.EXIT[verdict.word])
 
 
 @main.command()
@@ -351,7 +373,7 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     click.echo(drill.folder)
 
 
-def _execute(environment: Environment, options: Options, faults: Iterable[str]) -> Verdict:
+def _execute(environment: Environment, options: Options, faults: Iterable[str]) -> tuple[History, Verdict]:
     """Run a drill with a live view; a target that refuses ends the command."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # heals on the way out, as Ctrl-C does
     from drill.run import Drill  # noqa: PLC0415 - as above
@@ -361,14 +383,15 @@ def _execute(environment: Environment, options: Options, faults: Iterable[str]) 
         journal = environment.journal()
         with journal.alone():
             stack = environment.stack()
-            if isinstance(faults, list):
+            if faults and isinstance(faults, list):
                 faults = _applicable(stack, faults, console)
             total = len(faults) if isinstance(faults, list) else 0
             if journal.steps():
                 console.print("A drill was killed in the middle of a fault; healing first.")
                 journal.heal(stack)
             console.print(f"Target: {stack.target.name}. Seed {options.seed}, {options.rate:g} tasks a second.")
-            console.print(f"This will break, one after the other: {', '.join(faults) if total else 'any fault'}.")
+            plan = ", ".join(faults) if total else "nothing" if isinstance(faults, list) else "any fault"
+            console.print(f"This will break, one after the other: {plan}.")
             with Live(console=console, refresh_per_second=4) as live:
 
                 def show(progress: Progress) -> None:
@@ -376,12 +399,12 @@ def _execute(environment: Environment, options: Options, faults: Iterable[str]) 
 
                 annotations = environment.annotations(stack)
                 drill = Drill(stack, options, environment.ledgers, journal, show, annotations=annotations)
-                _, verdict = drill.execute(faults)
+                history, verdict = drill.execute(faults)
     except TargetError as error:
         console.print(f"[red]Not started.[/] {error}")
         sys.exit(checker.EXIT[checker.INCONCLUSIVE])
     _print(verdict, drill.folder)
-    return verdict
+    return history, verdict
 
 
 def _applicable(stack: Stack, faults: list[str], console: Console) -> list[str]:
