@@ -102,7 +102,7 @@ class Server:
     def __init__(self, image: str, mounts: dict[Path, str], *command: str) -> None:
         volumes = [item for source, target in mounts.items() for item in ("--volume", f"{source}:{target}:ro")]
         self.name = run(
-            "docker", "run", "--detach", "--rm", "--network", "none", "--hostname", "rabbit1",
+            "docker", "run", "--detach", "--network", "none", "--hostname", "rabbit1",
             "--add-host", "rabbit1:127.0.0.1", *volumes, image, *command,
         ).strip()  # fmt: skip
 
@@ -112,7 +112,7 @@ class Server:
 
     def stop(self) -> None:
         """Remove the container."""
-        run("docker", "kill", self.name, check=False)
+        run("docker", "rm", "--force", "--volumes", self.name)
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_sentinel_starts_from_its_seed(rendered: Path) -> None:
         {
             ROOT / "compose/start/sentinel": "/usr/local/bin/start",
             rendered / "out/secret/sentinel/rabbit1.conf": "/etc/redis/sentinel.conf",
-            rendered / "out/secret/sentinel/users.acl": "/etc/redis/users.acl",
+            rendered / "out/secret/sentinel/users.acl": "/etc/redis/sentinel.acl",
             rendered / "tls": TLS,
         },
         "/usr/local/bin/start",
