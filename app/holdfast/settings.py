@@ -5,7 +5,8 @@ this module into your own settings module and overwrite the name there.
 
 Environment: ``HOLDFAST_BROKER_URL`` and ``HOLDFAST_RESULT_URL`` (URLs joined by ``;``), ``HOLDFAST_SENTINEL_MASTER``,
 ``HOLDFAST_SENTINEL_USERNAME``, ``HOLDFAST_SENTINEL_PASSWORD``; optional ``HOLDFAST_QUEUES`` (``default,critical``; the
-first one is the default queue) and ``HOLDFAST_TIME_LIMIT`` (1500 seconds).
+first one is the default queue), ``HOLDFAST_TIME_LIMIT`` (1500 seconds), and ``HOLDFAST_TLS_CA``, ``HOLDFAST_TLS_CERT``,
+``HOLDFAST_TLS_KEY`` (:mod:`holdfast.tls`), with ``amqps://`` in the broker's URLs.
 
 What cannot be set here belongs in the worker's environment: ``REMAP_SIGTERM=SIGQUIT`` (a stop is a soft shutdown).
 """
@@ -17,10 +18,12 @@ import socket
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from holdfast import environment, redis_broker, routing
+from holdfast import environment, redis_broker, routing, tls
 
 _queue_names = environment.names("HOLDFAST_QUEUES", ("default", "critical"))
 _time_limit = environment.seconds("HOLDFAST_TIME_LIMIT", 1500)
+_broker_url = environment.urls("HOLDFAST_BROKER_URL", ("amqp", "amqps", "sentinel"))
+_tls = tls.read(_broker_url)
 _sentinel: dict[str, Any] = {
     "master_name": environment.required("HOLDFAST_SENTINEL_MASTER"),
     "min_other_sentinels": 1,  # a Sentinel that sees no other one may name a primary that was replaced
@@ -29,11 +32,13 @@ _sentinel: dict[str, Any] = {
         "password": os.environ.get("HOLDFAST_SENTINEL_PASSWORD") or None,
         "socket_timeout": 1,
         "socket_connect_timeout": 1,
+        **(_tls.sentinel() if _tls else {}),
     },
 }
 
 # Broker connection
-broker_url = environment.urls("HOLDFAST_BROKER_URL", ("amqp", "sentinel"))
+broker_url = _broker_url
+broker_use_ssl = _tls.amqp() if _tls else False
 broker_failover_strategy = "shuffle"  # clients spread over the nodes, and a dead one is not always tried first
 broker_connection_timeout = 3  # seconds; a frozen node accepts TCP and never answers the handshake
 broker_heartbeat = 10  # seconds; a paused node is noticed in 20 to 25; below 5 a busy machine raises false alarms
@@ -103,6 +108,7 @@ result_backend_transport_options: dict[str, Any] = {
     **_sentinel,
     "durable_patience": 120,  # seconds that a finished task waits for the store before its message goes back
 }
+redis_backend_use_ssl = _tls.redis() if _tls else None
 redis_socket_timeout = 5  # seconds; the default of 120 outlasts every failover
 redis_socket_connect_timeout = 2  # seconds; a dead address must not eat the failover time
 redis_socket_keepalive = True  # the kernel finds the dead peer of a silent waiting reader (celery#4857)
@@ -118,6 +124,7 @@ beat_scheduler = "holdfast.beat:Scheduler"  # schedule and last runs live in Red
 beat_max_loop_interval = 5  # seconds
 redbeat_lock_timeout = 30  # seconds; the standby takes over within 35 (by default 25 minutes: redbeat#271)
 redbeat_redis_url = "redis-sentinel://"  # only says that the options below hold (without it redbeat reads broker_url)
+redbeat_redis_use_ssl = redis_backend_use_ssl  # without it redbeat takes broker_use_ssl, which is RabbitMQ's
 redbeat_redis_options: dict[str, Any] = {
     "sentinels": [(url.hostname, url.port or 26379) for url in _result_urls],
     "service_name": _sentinel["master_name"],
@@ -129,5 +136,6 @@ redbeat_redis_options: dict[str, Any] = {
 }
 
 if broker_url.startswith("sentinel:"):
+    broker_use_ssl = _tls.redis() if _tls else False
     broker_transport_options = redis_broker.transport_options(_sentinel, _time_limit)
     task_queues = redis_broker.queues(_queue_names)

@@ -40,7 +40,7 @@ LIVE = (*rabbitmq.AMQP, *rabbitmq.MANAGEMENT, *redis.ALL)
     "--redis",
     "store",
     envvar="HOLDFAST_REDIS_URL",
-    help="redis://user:password@host of a login that may read the configuration, with --live.",
+    help="redis:// or rediss://user:password@host of a login that may read the configuration, with --live.",
 )
 @click.option(
     "--supervisor",
@@ -113,7 +113,7 @@ def _look(subject: Subject, management: str | None, store: str | None) -> Iterat
     if subject.amqp:
         yield from rabbitmq.examine_amqp(subject)
         if management:
-            yield from rabbitmq.examine_management(subject, rabbitmq.Management(management))
+            yield from rabbitmq.examine_management(subject, rabbitmq.Management(management, subject.tls))
         else:
             names = f"{rabbitmq.MANAGEMENT[0].id[:5]} to {rabbitmq.MANAGEMENT[-1].id[:5]}"
             yield f"{names}: need --management http://user:password@host:15672"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import ssl
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -141,13 +142,19 @@ class Management:
     """The management API of one node.
 
     Args:
-        url: ``http://user:password@host:15672``.
+        url: ``http://user:password@host:15672``, or ``https`` and port 15671.
+        files: ``broker_use_ssl`` of the application, whose authority has signed the certificate of an ``https`` page;
+            by default the system's authorities count.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, files: dict[str, Any] | None = None) -> None:
         parts = urlsplit(url)
+        secure = parts.scheme == "https"
         login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-        self._base = f"{parts.scheme}://{parts.hostname}:{parts.port or 15672}/api"
+        self._base = f"{parts.scheme}://{parts.hostname}:{parts.port or (15671 if secure else 15672)}/api"
+        self._context = ssl.create_default_context(cafile=files["ca_certs"] if files else None) if secure else None
+        if self._context and files and files["certfile"]:
+            self._context.load_cert_chain(files["certfile"], files["keyfile"])
         self._headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
 
     def get(self, path: str) -> Any:
@@ -157,7 +164,7 @@ class Management:
             OSError: the API does not answer, or refuses.
         """
         request = urllib.request.Request(f"{self._base}/{path}", headers=self._headers)  # noqa: S310 - the operator's URL
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310 - as above
+        with urllib.request.urlopen(request, timeout=SECONDS, context=self._context) as answer:  # noqa: S310 - as above
             return json.load(answer)
 
 

@@ -54,7 +54,8 @@ def examine_redis(subject: Subject, url: str | None = None) -> Iterator[Finding 
     Raises:
         redis.exceptions.RedisError: the store does not answer.
     """
-    client: Any = Redis.from_url(url, decode_responses=True) if url else subject.app.backend.client
+    files = (subject.get("redis_backend_use_ssl") or {}) if url and url.startswith("rediss:") else {}
+    client: Any = Redis.from_url(url, decode_responses=True, **files) if url else subject.app.backend.client
     server, replication = client.info("server"), client.info("replication")
     version = str(server["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:

