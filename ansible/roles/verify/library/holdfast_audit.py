@@ -8,10 +8,13 @@ import re
 import socket
 import ssl
 import stat
+import struct
 import subprocess
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMEOUT = 5  # seconds for one connection
+HELLO = b"AMQP\x00\x00\x09\x01"
+TUNE = b"\x00\x0a\x00\x1e"  # class and method of the frame that a broker sends to whom it has let in
 
 
 def answer(link: socket.socket, words: bytes) -> str:
@@ -32,6 +37,13 @@ def answer(link: socket.socket, words: bytes) -> str:
         if said.count(b"\n") >= words.count(b"\n"):
             break
     return said.decode(errors="replace") or "closed"
+
+
+def start_ok(user: str, password: str) -> bytes:
+    """Return AMQP's frame ``connection.start-ok``: a name and a password."""
+    secret = f"\0{user}\0{password}".encode()
+    content = struct.pack(">HHI", 10, 11, 0) + b"\x05PLAIN" + struct.pack(">I", len(secret)) + secret + b"\x05en_US"
+    return struct.pack(">BHI", 1, 0, len(content)) + content + b"\xce"
 
 
 class Audit:
@@ -84,6 +96,10 @@ class Audit:
 
     def get(self, url: str, login: tuple[str, str] | None, method: str = "GET", body: bytes | None = None) -> int:
         """Return the status of a page."""
+        return self.ask(url, login, method, body)[0]
+
+    def ask(self, url: str, login: tuple[str, str] | None, method: str, body: bytes | None) -> tuple[int, bytes]:
+        """Return status and content of a page."""
         request = urllib.request.Request(url, method=method, data=body)  # noqa: S310 - an address of this host
         request.add_header("Content-Type", "application/json")
         if login:
@@ -92,9 +108,9 @@ class Audit:
         try:
             context = self.context(own) if url.startswith("https") else None
             with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:  # noqa: S310 - as above
-                return int(answer.status)
+                return int(answer.status), answer.read()
         except urllib.error.HTTPError as error:
-            return error.code
+            return error.code, b""
 
     # --- What a tier is asked
 
@@ -136,12 +152,14 @@ class Audit:
     def rabbitmq_doors(self) -> None:
         """Who gets in to the broker."""
         passwords = self.options["passwords"]
-        hello = b"AMQP\x00\x00\x09\x01"
         own = (self.tls["cert"], self.tls["key"])
-        self.check("AMQP answers a client with a certificate", self.talk(5671, hello, own)[:1], "\x01")
-        self.closed("AMQP", 5671, hello)
+        self.check("AMQP answers a client with a certificate", self.talk(5671, HELLO, own)[:1], "\x01")
+        self.closed("AMQP", 5671, HELLO)
+        self.check("AMQP as app", self.logs_in("app", passwords["rabbitmq_app"]), True)
+        self.check("AMQP as app with a wrong password", self.logs_in("app", "wrong"), False)
+        self.check("AMQP as guest", self.logs_in("guest", "guest"), False)
         for port in (5672, 15672, 15692):
-            self.check(f"no plaintext port {port}", self.talk(port, hello, None, plain=True)[:6], "closed")
+            self.check(f"no plaintext port {port}", self.talk(port, HELLO, None, plain=True)[:6], "closed")
         api = f"https://{self.address}:15671/api"
         self.check("management without a login", self.get(f"{api}/overview", None), 401)
         self.check("management as guest", self.get(f"{api}/overview", ("guest", "guest")), 401)
@@ -151,6 +169,19 @@ class Audit:
         policy = b'{"pattern":"^$","definition":{"expires":1000},"apply-to":"queues"}'
         refused = self.get(f"{api}/policies/{self.options['rabbitmq']['vhost']}/audit", monitor, "PUT", policy)
         self.check("management as monitor, to change", refused, "401 or 403", refused in (401, 403))
+
+    def logs_in(self, user: str, password: str) -> bool:
+        """Say whether this host's broker lets somebody in who shows a certificate, a name and a password."""
+        said = b""
+        own = (self.tls["cert"], self.tls["key"])
+        with (
+            socket.create_connection((self.address, 5671), TIMEOUT) as link,
+            self.context(own).wrap_socket(link, server_hostname=self.address) as tls,
+        ):
+            tls.sendall(HELLO + start_ok(user, password))
+            while TUNE not in said and (part := tls.recv(4096)):
+                said += part
+        return TUNE in said
 
     def closed(self, name: str, port: int, words: bytes) -> None:
         """A TLS port lets nobody in who has no certificate of the authority."""
@@ -205,6 +236,70 @@ class Audit:
         said = self.talk(want["port"], app + b"SENTINEL FAILOVER " + want["name"].encode() + b"\r\n", own)
         self.check("Sentinel as app, to fail over", "-NOPERM" in said, True)
 
+    def app(self) -> None:
+        """Programs of this host: all of them run, from the release in force, and do their work."""
+        want = self.options["app"]
+        lines = [line.split() for line in self.run("supervisorctl", "status").splitlines()]
+        running = {line[0]: line[3].rstrip(",") for line in lines if line[1] == "RUNNING"}
+        self.check("programs that run", sorted(running), sorted([*want["programs"], "watch"]))
+        release = f"{Path(want['dir'], 'current').resolve()}/"
+        started = {name: Path(f"/proc/{pid}/cmdline").read_text() for name, pid in running.items()}
+        self.check("programs of another release", [n for n, c in started.items() if not c.startswith(release)], [])
+        for kind in ("worker", "beat"):
+            names = [name for name, its in want["programs"].items() if its == kind]
+            if names:
+                done = subprocess.run(
+                    [f"{want['dir']}/current/bin/holdfast", "probe", kind, *names],
+                    env={"HOLDFAST_PULSE_DIR": want["pulse_dir"]},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=60,
+                )
+                self.check(f"each {kind} does its work", done.stdout.splitlines(), [f"{name}: ok" for name in names])
+
+    def watch(self) -> None:
+        """What Prometheus sees, and who is told."""
+        want = self.options["watch"]
+
+        def prometheus(path: str, **query: str) -> Any:
+            url = f"{want['url']}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+            return json.loads(self.ask(url, (want["user"], want["password"]), "GET", None)[1])["data"]
+
+        def values(expression: str) -> list[Any]:
+            return prometheus("query", query=expression)["result"]
+
+        absent = [f"{each['metric']['job']} of {each['metric']['instance']}" for each in values("up == 0")]
+        self.check("what Prometheus cannot read", sorted(absent), [])
+        self.check("what Prometheus reads", len(values("up == 1")), "1 or more", bool(values("up == 1")))
+        self.check("beats that send", len(values("holdfast_beat_active == 1")), 1)
+        idle = [f"{each['metric']['queue']} on {each['metric']['instance']}"
+                for each in values("holdfast_worker_consuming == 0")]  # fmt: skip
+        self.check("workers that do not consume", sorted(idle), [])
+        rules = [rule for group in prometheus("rules")["groups"] for rule in group["rules"]]
+        self.check("rules that fail", [rule["name"] for rule in rules if rule["health"] == "err"], [])
+        firing = {each["metric"]["alertname"] for each in values('ALERTS{alertstate="firing",severity="critical"}')}
+        self.check("critical alerts", sorted(firing), [])
+        told = len(prometheus("alertmanagers")["activeAlertmanagers"])
+        self.check("Alertmanagers that are told", told, want["alertmanagers"])
+        self.check("the Redis exporter from outside", self.talk(9121, b"GET / HTTP/1.0\r\n\r\n", None, plain=True)[:6],
+                   "closed")  # fmt: skip
+
+    def metrics(self) -> None:
+        """Who may read the metrics of this host itself."""
+        self.closed("node_exporter", 9100, b"GET /metrics HTTP/1.0\r\n\r\n")
+
+    def command_lines(self) -> None:
+        """Secrets that every user of this host could read in the list of processes."""
+        lines = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                lines.append(path.read_bytes())
+            except OSError:  # the process has ended
+                continue
+        shown = [name for name, secret in self.options["passwords"].items() if any(secret.encode() in x for x in lines)]
+        self.check("secrets on a command line", shown, [])
+
     def files(self) -> None:
         """Secrets that only their server reads."""
         for name in self.options["secret_files"]:
@@ -221,13 +316,18 @@ class Audit:
 
     def ports(self) -> None:
         """Ports of other hosts that are not for this one."""
-        for address, port in self.options["forbidden_ports"]:
+
+        def knock(door: list[Any]) -> str:
             try:
-                socket.create_connection((address, port), 2).close()
-                found = "open"
+                socket.create_connection((door[0], int(door[1])), 2).close()
             except OSError:
-                found = "closed"
-            self.check(f"{address}:{port} from here", found, "closed")
+                return "closed"
+            return "open"
+
+        doors = self.options["forbidden_ports"]
+        with ThreadPoolExecutor(32) as pool:  # a port that is dropped answers by silence
+            for door, found in zip(doors, pool.map(knock, doors), strict=True):
+                self.check(f"{door[0]}:{door[1]} from here", found, "closed")
 
 
 def main() -> None:
@@ -241,6 +341,8 @@ def main() -> None:
             "rabbitmq": {"type": "dict", "default": {}},
             "redis": {"type": "dict", "default": {}},
             "sentinel": {"type": "dict", "default": {}},
+            "app": {"type": "dict", "default": {}},
+            "watch": {"type": "dict", "default": {}, "no_log": True},
             "secret_files": {"type": "list", "elements": "str", "default": []},
             "pages": {"type": "list", "elements": "str", "default": []},
             "forbidden_ports": {"type": "list", "elements": "list", "default": []},
