@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bench import cluster
 from bench.report import Case, table
-from bench.worker import drain
+from bench.worker import drain, processor, wall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,18 +31,21 @@ CASES = {
     "durable_results": ("result on all disks", "result, stock", None, 500),
 }
 WORKERS = {
-    # name: numerator, denominator, goal, and what each worker finds in its environment
+    # name: numerator, denominator, goal; what each worker finds in its environment; the clock
     "late_ack": (
         ("worker, late acknowledgement", "worker, early acknowledgement", 0.85),
         ({"BENCH_ACKS_LATE": "1"}, {"BENCH_ACKS_LATE": "0"}),
+        wall,
     ),
     "metrics": (
-        ("worker, metrics", "worker, neither metrics nor events", 0.97),
+        ("tasks per CPU second, metrics", "neither metrics nor events", 0.97),
         ({"BENCH_MONITORING": "1", "HOLDFAST_METRICS_PORT": "9549"}, {"BENCH_MONITORING": "0"}),
+        processor,
     ),
     "monitoring": (
-        ("worker, metrics and events", "worker, neither metrics nor events", 0.97),
+        ("tasks per CPU second, metrics and events", "neither metrics nor events", 0.97),
         ({"BENCH_MONITORING": "1", "BENCH_EVENTS": "1", "HOLDFAST_METRICS_PORT": "9549"}, {"BENCH_MONITORING": "0"}),
+        processor,
     ),
 }
 WORKER_TASKS = 2000
@@ -120,14 +123,14 @@ def measure(name: str, pairs: int, scale: float) -> Case:
 
 def measure_worker(name: str, pairs: int, scale: float) -> Case:
     """Compare two workers of :data:`WORKERS`."""
-    words, (above, below) = WORKERS[name]
+    words, (above, below), clock = WORKERS[name]
     case = Case(name, *words)
     count = max(200, int(WORKER_TASKS * scale))
     with clients("publish_many") as (bulk,):
 
         def rate(variant: dict[str, str]) -> float:
             cluster.purge()
-            return drain(bulk.run, count, variant)
+            return drain(bulk.run, count, variant, clock)
 
         case.pairs += compare(lambda: rate(above), lambda: rate(below), pairs)
     return case

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -21,23 +21,48 @@ if TYPE_CHECKING:
 _PATIENCE = 120  # seconds for a worker to start, or to run the next task
 
 
-def drain(load: Callable[[int], object], count: int, variant: dict[str, str]) -> float:
+def wall(_group: int) -> float:
+    """Return the time in seconds."""
+    return monotonic()
+
+
+def processor(group: int) -> float:
+    """Return the seconds of processor time that a process group has used: what else runs does not change them.
+
+    Args:
+        group: id of the process group.
+    """
+    ticks = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()  # proc_pid_stat(5) from its third on
+            if int(fields[2]) == group:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def drain(
+    load: Callable[[int], object], count: int, variant: dict[str, str], clock: Callable[[int], float] = wall
+) -> float:
     """Return the tasks per second of a worker with two processes, from its tenth part done to the end.
 
     Args:
         load: puts that many tasks into the queue.
         count: tasks to work off.
         variant: the worker's environment, see :mod:`bench.tasks`.
+        clock: tells the seconds for the worker's process group: :func:`wall` or :func:`processor`.
     """
     load(count)
     with tempfile.TemporaryDirectory() as folder:
         tally = Path(folder) / "tally"
         tally.touch()
-        with _worker(folder, BENCH_TALLY=str(tally), **variant):
-            begin = _reach(tally, count // 10)
+        with _worker(folder, BENCH_TALLY=str(tally), **variant) as group:
+            _reach(tally, count // 10)
+            begin = clock(group)
             if port := variant.get("HOLDFAST_METRICS_PORT"):
                 _scrape(port)  # once in a run of seconds: more often than Prometheus does
-            end = _reach(tally, count)
+            _reach(tally, count)
+            end = clock(group)
     return (count - count // 10) / (end - begin)
 
 
@@ -47,7 +72,7 @@ def _scrape(port: str) -> None:
             raise SystemExit(f"the worker's page on port {port} counts no tasks, so there is nothing to measure")
 
 
-def _reach(tally: Path, size: int) -> float:
+def _reach(tally: Path, size: int) -> None:
     ran, limit = 0, monotonic() + _PATIENCE
     while (now := tally.stat().st_size) < size:
         if now > ran:
@@ -55,11 +80,11 @@ def _reach(tally: Path, size: int) -> float:
         if monotonic() > limit:
             raise SystemExit(f"the worker ran {ran} of {size} tasks, and none for {_PATIENCE} s; see its queue: bench")
         sleep(0.01)
-    return monotonic()
 
 
 @contextmanager
-def _worker(folder: str, **extra: str) -> Iterator[None]:
+def _worker(folder: str, **extra: str) -> Iterator[int]:
+    """Run a worker and yield the id of its process group."""
     command = ["-m", "celery", "-A", "bench.tasks", "worker", "-c", "2", "-l", "ERROR", "-n", "bench@%h"]
     with (Path(folder) / "log").open("w") as log:
         child = subprocess.Popen(
@@ -70,7 +95,7 @@ def _worker(folder: str, **extra: str) -> Iterator[None]:
             start_new_session=True,
         )
         try:
-            yield
+            yield child.pid
         finally:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
