@@ -80,4 +80,5 @@ class Heartbeat(bootsteps.StartStopStep):
         if name in self._waiting:
             self._waiting.remove(name)
         if name in self.pulse.queues:
-            self.pulse.queues[name] = Queue(time(), messages, consumers)
+            known = time() if consumers else self.pulse.queues[name].answered
+            self.pulse.queues[name] = Queue(known, messages, consumers)

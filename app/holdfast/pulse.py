@@ -25,7 +25,8 @@ TICK_LIMIT = 90.0  # seconds; beat writes before and after each publish, and wai
 class Queue:
     """What the broker last said about a queue.
 
-    :ivar answered: when, as seconds since the epoch.
+    :ivar answered: when it last knew a consumer, as seconds since the epoch. A queue whose leader is away or slow is
+        described as empty and without consumers, so one such answer says nothing.
     :ivar messages: how many were ready.
     :ivar consumers: how many consumers it knew, this worker's included.
     """
@@ -122,9 +123,8 @@ class Pulse:
         found = [] if self.queues else ["it consumes from no queue"]
         for name, queue in self.queues.items():
             if (age := now - queue.answered) > ANSWER_LIMIT:
-                found.append(f"no answer from the broker about queue {name} for {age:.0f} s (limit {ANSWER_LIMIT:.0f})")
-            elif queue.consumers == 0:
-                found.append(f"the broker knows no consumer of queue {name}")
+                reason = "no answer from the broker about" if queue.consumers else "the broker knows no consumer of"
+                found.append(f"{reason} queue {name} for {age:.0f} s (limit {ANSWER_LIMIT:.0f})")
         if self.starved and (age := now - self.starved) > STARVED_LIMIT:
             found.append(f"messages have waited for {age:.0f} s while it had nothing to do (limit {STARVED_LIMIT:.0f})")
         return found

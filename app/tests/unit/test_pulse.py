@@ -40,7 +40,7 @@ def test_a_consuming_worker_is_well() -> None:
     [
         ({"time": NOW - 31}, "stood still for 31 s"),
         ({"queues": {}}, "consumes from no queue"),
-        ({"queues": {"default": Queue(NOW, 5, 0)}}, "knows no consumer of queue default"),
+        ({"queues": {"default": Queue(NOW - 61, 5, 0)}}, "knows no consumer of queue default for 61 s"),
         ({"queues": {"default": Queue(NOW - 61, 0, 1)}}, "no answer from the broker about queue default for 61 s"),
         ({"starved": NOW - 91}, "messages have waited for 91 s"),
         ({"state": "connecting", "since": NOW - 121}, "not connected to a broker for 121 s"),
@@ -58,6 +58,7 @@ def test_a_worker_that_does_not_consume_is_told_apart(changes: dict[str, object]
         {"time": NOW - 29},
         {"starved": NOW - 89},
         {"queues": {"default": Queue(NOW - 59, 5_000, 1)}},  # a backlog alone is no fault
+        {"queues": {"default": Queue(NOW - 59, 0, 0)}},  # a leader that is away is described like this
         {"state": "connecting", "since": NOW - 119, "time": NOW - 119},
     ],
 )

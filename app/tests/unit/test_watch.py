@@ -42,7 +42,7 @@ def heartbeat(name: str, **changes: Any) -> None:
 
 def test_only_what_should_work_and_does_not_is_sick() -> None:
     heartbeat("well")
-    heartbeat("idle", queues={"q": Queue(time(), 3, 0)})
+    heartbeat("idle", queues={"q": Queue(time() - 61, 3, 0)})
     heartbeat("young", queues={})
     heartbeat("stopped", queues={})
     heartbeat("silent", pid=1)
@@ -56,10 +56,8 @@ def test_only_what_should_work_and_does_not_is_sick() -> None:
             program("not-ours"),
         ]
     )
-    assert found == {
-        "idle:idle": "the broker knows no consumer of queue q",
-        "silent:silent": "it has written no heartbeat since its start",
-    }
+    assert found.pop("idle:idle").startswith("the broker knows no consumer of queue q")
+    assert found == {"silent:silent": "it has written no heartbeat since its start"}
 
 
 class _Handler(SimpleXMLRPCRequestHandler):
