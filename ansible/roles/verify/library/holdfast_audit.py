@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import socket
 import ssl
@@ -69,9 +70,11 @@ class Audit:
 
     # --- Tools
 
-    def run(self, *command: str) -> str:
-        """Return what a command printed."""
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    def run(self, *command: str, check: bool = True, **environment: str) -> str:
+        """Return what a command printed; with ``check`` it must succeed."""
+        done = subprocess.run(
+            command, check=check, capture_output=True, text=True, timeout=60, env=os.environ | environment
+        )
         return done.stdout
 
     def context(self, certificate: tuple[str, str] | None) -> ssl.SSLContext:
@@ -124,7 +127,9 @@ class Audit:
         numbers = [[int(part) for part in re.findall(r"\d+", text)[:3]] for text in (version, want["minimum_version"])]
         self.check("version without known losses", version, f">= {want['minimum_version']}", numbers[0] >= numbers[1])
         listing = ("rabbitmqctl", "--silent", "list_queues", "-p", want["vhost"], "--formatter", "json")
-        queues = json.loads(self.run(*listing, "name", "type", "members", "online", "policy"))
+        listed = json.loads(self.run(*listing, "name", "type", "members", "online", "policy", "exclusive"))
+        # an exclusive one is gone with its connection: remote control and events of a worker
+        queues = [queue for queue in listed if queue["exclusive"] is not True]
         weak = [
             queue["name"]
             for queue in queues
@@ -239,7 +244,7 @@ class Audit:
     def app(self) -> None:
         """Programs of this host: all of them run, from the release in force, and do their work."""
         want = self.options["app"]
-        lines = [line.split() for line in self.run("supervisorctl", "status").splitlines()]
+        lines = [line.split() for line in self.run("supervisorctl", "status", check=False).splitlines()]
         running = {line[0]: line[3].rstrip(",") for line in lines if line[1] == "RUNNING"}
         self.check("programs that run", sorted(running), sorted([*want["programs"], "watch"]))
         release = f"{Path(want['dir'], 'current').resolve()}/"
@@ -248,15 +253,9 @@ class Audit:
         for kind in ("worker", "beat"):
             names = [name for name, its in want["programs"].items() if its == kind]
             if names:
-                done = subprocess.run(
-                    [f"{want['dir']}/current/bin/holdfast", "probe", kind, *names],
-                    env={"HOLDFAST_PULSE_DIR": want["pulse_dir"]},
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    timeout=60,
-                )
-                self.check(f"each {kind} does its work", done.stdout.splitlines(), [f"{name}: ok" for name in names])
+                probe = (f"{want['dir']}/current/bin/holdfast", "probe", kind, *names)
+                said = self.run(*probe, check=False, HOLDFAST_PULSE_DIR=want["pulse_dir"]).splitlines()
+                self.check(f"each {kind} does its work", said, [f"{name}: ok" for name in names])
 
     def watch(self) -> None:
         """What Prometheus sees, and who is told."""
@@ -264,10 +263,12 @@ class Audit:
 
         def prometheus(path: str, **query: str) -> Any:
             url = f"{want['url']}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-            return json.loads(self.ask(url, (want["user"], want["password"]), "GET", None)[1])["data"]
+            return json.loads(self.ask(url, (want["user"], self.options["passwords"]["prometheus"]), "GET", None)[1])[
+                "data"
+            ]
 
         def values(expression: str) -> list[Any]:
-            return prometheus("query", query=expression)["result"]
+            return list(prometheus("query", query=expression)["result"])
 
         absent = [f"{each['metric']['job']} of {each['metric']['instance']}" for each in values("up == 0")]
         self.check("what Prometheus cannot read", sorted(absent), [])
@@ -342,7 +343,7 @@ def main() -> None:
             "redis": {"type": "dict", "default": {}},
             "sentinel": {"type": "dict", "default": {}},
             "app": {"type": "dict", "default": {}},
-            "watch": {"type": "dict", "default": {}, "no_log": True},
+            "watch": {"type": "dict", "default": {}},
             "secret_files": {"type": "list", "elements": "str", "default": []},
             "pages": {"type": "list", "elements": "str", "default": []},
             "forbidden_ports": {"type": "list", "elements": "list", "default": []},
