@@ -167,39 +167,39 @@ def _unroutable(stack: Stack, _rng: random.Random) -> Plan:
     )
 
 
-@fault("consumer-timeout", "let the broker take running tasks away after a second", "rabbit worker", "standard soak")
-def _consumer_timeout(stack: Stack, _rng: random.Random) -> Plan:
-    queue, name = QUEUES[0], "drill-consumer-timeout"
-    node = stack.tier("rabbit")[0]
+@fault(
+    "consumer-timeout", "freeze a worker host until the broker takes its tasks away", "rabbit worker", "standard soak"
+)
+def _consumer_timeout(stack: Stack, rng: random.Random) -> Plan:
+    # a second is enough for the broker, which looks every few seconds; what a frozen worker holds is older then
+    queue, name, broker = QUEUES[0], "drill-consumer-timeout", stack.tier("rabbit")[0]
+    frozen = pause(stack, [rng.choice(stack.tier("worker"))], others_go_on(), 0)
+    address = stack.node(frozen.targets[0]).address
     policy = next(p for p in stack.management(f"policies/{stack.vhost}") if p["name"] == "tasks")
     hurried = json.dumps(policy["definition"] | {"consumer-timeout": 1000})
-    before = _channels(stack, queue)
+
+    def apply() -> None:
+        stack.ctl(broker, "set_policy", "-p", stack.vhost, "--priority", "100", name, f"^{queue}$", hurried)
+        frozen.apply()
 
     def proof() -> str:
-        gone = before - _channels(stack, queue)
-        return f"the consumer on channel {min(gone)} was cancelled" if gone else ""
+        left = _consumers(stack, queue, address)
+        return "" if left else f"{frozen.proof()}; the broker has cancelled its consumers"
 
     def healed() -> str:
         names = [p["name"] for p in stack.management(f"policies/{stack.vhost}")]
-        return "" if name in names else "the time limit is the old one"
+        return "" if name in names else frozen.healed()
 
-    put = ("set_policy", "-p", stack.vhost, "--priority", "100", "--apply-to", "quorum_queues", name, f"^{queue}$")
     drop = f'catch rabbit_policy:delete(<<"{stack.vhost}">>, <<"{name}">>, <<"drill">>).'
-    return Plan(
-        [queue],
-        lambda: stack.ctl(node, *put, hurried),
-        proof,
-        [("ctl", node.name, "eval", drop)],
-        healed,
-        others_go_on(stack.settings.connect + 3),
-        0,
-    )
+    undo = [*frozen.undo, ("ctl", broker.name, "eval", drop)]
+    return Plan(frozen.targets, apply, proof, undo, healed, others_go_on(stack.settings.connect + 3), 0)
 
 
-def _channels(stack: Stack, queue: str) -> set[str]:
-    """Return the names of the channels that consume from a queue."""
+def _consumers(stack: Stack, queue: str, address: str) -> list[str]:
+    """Return the channels of a host that consume from a queue and may be given messages."""
     found = stack.management(f"queues/{stack.vhost}/{queue}")
-    return {str(consumer["channel_details"]["name"]) for consumer in found["consumer_details"]}
+    channels = [(consumer["channel_details"]["name"], consumer["active"]) for consumer in found["consumer_details"]]
+    return [name for name, active in channels if active and name.startswith(f"{address}:")]
 
 
 @fault(
