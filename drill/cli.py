@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from drill.journal import Journal
     from drill.run import Options, Progress
     from drill.stack import Stack
+    from drill.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("smoke", "standard", "full", "soak")
@@ -72,17 +73,23 @@ class Environment:
     def __init__(self, project: str, secrets: Path, build: Path) -> None:
         self.project, self.secrets, self.build = project, secrets, build
         self.ledgers = build / "ledger"
+        self.state = build / "drill"
 
-    def stack(self) -> Stack:
-        """Return the stack, once the target has shown that it may be broken."""
+    def target(self) -> Target:
+        """Return the target, once it has shown that it may be broken."""
         if not (self.secrets / "app.env").exists():
             raise TargetError(f"{self.secrets}/app.env is missing. The stack makes it when it starts: make up")
+        return Compose(self.project)
+
+    def stack(self) -> Stack:
+        """Return the stack on the target."""
+        target = self.target()
         for name, value in read_env(self.secrets / "app.env").items():
             os.environ.setdefault(name, value)
         from drill.stack import Stack  # noqa: PLC0415 - the application reads its environment on import
         from webhooks.app import app  # noqa: PLC0415 - as above
 
-        return Stack(Compose(self.project), self.secrets / "passwords", app)
+        return Stack(target, self.secrets / "passwords", app)
 
     def lab(self, name: str, seed: int, *, control: bool = False, faults: tuple[str, ...] = ()) -> dict[str, Any]:
         """Run one set-up in a process of its own, because an application is set up on import; return its report.
@@ -133,7 +140,50 @@ class Environment:
         """Return the heal journal."""
         from drill.journal import Journal  # noqa: PLC0415 - loads the faults, which not every command needs
 
-        return Journal(self.build / "drill")
+        return Journal(self.state)
+
+
+class Inventory(Environment):
+    """The same for the hosts of an Ansible inventory.
+
+    Args:
+        inventory: its folder.
+        build: folder for ledgers, reports and what is known of the hosts.
+    """
+
+    def __init__(self, inventory: Path, build: Path) -> None:
+        self._inventory = inventory.resolve()
+        state = build.resolve() / "drill" / self._inventory.name
+        super().__init__("", state / "secret", build)
+        self.state = state
+
+    def target(self) -> Target:
+        """Return the hosts, as Ansible knows them now."""
+        from drill.hosts import Hosts  # noqa: PLC0415 - only where a drill runs on hosts
+
+        command = [str(ROOT / "scripts/play"), "drill/describe", "--extra-vars", f"render_dir={self.state}"]
+        variables = os.environ | {"INVENTORY": str(self._inventory)}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise TargetError(f"Ansible cannot read {self._inventory}:\n{(done.stdout + done.stderr)[-2000:]}")
+        return Hosts(self.state / "hosts.json")
+
+    def annotations(self, stack: Stack) -> None:
+        """Return nothing: a Prometheus on another host does not see the file that announces a drill."""
+
+
+def _take_inventory(context: click.Context, _: click.Parameter, folder: Path | None) -> None:
+    if folder:
+        context.obj = Inventory(folder, context.obj.build)
+
+
+on_inventory = click.option(
+    "--inventory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    callback=_take_inventory,
+    expose_value=False,
+    help="Folder of an Ansible inventory: break its hosts, not the compose project.",
+)
 
 
 @main.command("list")
@@ -156,6 +206,7 @@ def list_() -> None:
 @click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
 @click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
 @click.option("--alerts", is_flag=True, help="Hold each fault until its alert is due, and report on it.")
+@on_inventory
 @click.pass_obj
 def run(
     environment: Environment,
@@ -189,6 +240,7 @@ def run(
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
 @click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
+@on_inventory
 @click.pass_obj
 def soak(environment: Environment, hours: float, seed: int, rate: float, publishers: int) -> None:
     """Inject random faults for hours."""
@@ -212,6 +264,7 @@ def soak(environment: Environment, hours: float, seed: int, rate: float, publish
 @click.option("--minutes", default=60.0, show_default=True, help="How long.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
+@on_inventory
 @click.pass_obj
 def calm(environment: Environment, minutes: float, seed: int, rate: float) -> None:
     """Load without a fault and without poison: nothing may be lost, and no alert may fire."""
@@ -229,6 +282,7 @@ def calm(environment: Environment, minutes: float, seed: int, rate: float) -> No
 
 
 @main.command()
+@on_inventory
 @click.pass_obj
 def heal(environment: Environment) -> None:
     """Undo what a killed drill has left: paused, killed, cut off."""

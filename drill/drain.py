@@ -62,13 +62,22 @@ def wait_empty(stack: Stack, folder: Path, timeout: float, note: Callable[[str],
         note(left or "empty")
         if left and time.monotonic() >= look:
             look = time.monotonic() + LOOK
-            if not unfinished(build(ledger.read_all(folder, folder.name), folder.name)):
+            if _all_ended(stack, folder):
                 return []
         quiet_since = None if left else quiet_since or time.monotonic()
         if quiet_since is not None and time.monotonic() - quiet_since >= QUIET:
             return []
         time.sleep(POLL)
     return [f"the queues did not run empty, and no further for {timeout:g} s: {left}"]
+
+
+def _all_ended(stack: Stack, folder: Path) -> bool:
+    """Whether the ledger says that every acknowledged task has ended; False while it cannot be read."""
+    try:
+        stack.target.fetch_ledger(folder)
+    except TargetError:
+        return False
+    return not unfinished(build(ledger.read_all(folder, folder.name), folder.name))
 
 
 def unfinished(history: History) -> set[str]:
@@ -82,6 +91,7 @@ def collect(stack: Stack, book: Writer, folder: Path, run: str) -> None:
     """Note what lies in the parking queues, the results and the effects of a run."""
     for queue in stack.parking:
         _empty(stack, book, queue, run)
+    stack.target.fetch_ledger(folder)
     history = build(ledger.read_all(folder, run), run)
     poison = {i for i, attempt in history.attempts.items() if attempt.poison}
     done = [i for i, runs in history.runs.items() if any(r.end is not None and r.final for r in runs)]

@@ -59,7 +59,7 @@ class Lab:
         self.name = f"virtual host {VHOST} on {inner.name}"
         kept = {name: node for name, node in inner.nodes.items() if node.tier not in {"worker", "beat", "relay"}}
         self.nodes = (
-            kept | (second.nodes if second else {}) | {name: Node(name, "worker", "", name) for name in WORKERS}
+            kept | (second.nodes if second else {}) | {name: Node(name, "worker", "", name, name) for name in WORKERS}
         )
 
     def __enter__(self) -> Self:

@@ -103,7 +103,7 @@ class Drill:
         self._began = time.time()
         self.folder = ledgers / self.run
         self.folder.mkdir(parents=True)
-        self.folder.chmod(0o1777)  # the workers' user is another one
+        stack.target.open_ledger(self.folder)
         self.book = ledger.Writer(self.folder / "drill.ledger", self.run, "drill")
         self.pool = Pool(self.book, self.folder, os.environ)
         self.progress = Progress()
@@ -128,7 +128,7 @@ class Drill:
             self._note_meta()
             drain.prepare_tables()
             if self.options.alerts:
-                self.watch = self._watch()
+                self.watch = Watch("", self.stack.prometheus())  # the client knows the address
             self._start_load()
             if self.annotations:
                 self.annotations.start()
@@ -149,18 +149,13 @@ class Drill:
                 self._unchecked(problem)
             for problem in self.journal.heal(self.stack):
                 self._unchecked(f"healing failed: {problem}")
+            self._fetch()
             if sampler.is_alive():
                 sampler.join(10)
             if self.annotations:
                 self.annotations.stop()
             self.book.close()
         return judge(self.folder)
-
-    def _watch(self) -> Watch:
-        found = self.stack.tier("prometheus")
-        if not found:
-            raise TargetError("This target has no Prometheus. Next: run without --alerts")
-        return Watch(f"http://{found[0].address}:9090")
 
     def inject(self, key: str, name: str, rng: random.Random) -> Fault:
         """Apply one fault, prove it, hold it, heal it, prove that, and wait until the stack is whole again."""
@@ -234,12 +229,20 @@ class Drill:
         self._tell("waiting for the first task")
         if not self.stack.wait(self._first_task, 60):
             raise TargetError(
-                f"No task of the drill ended within 60 s. Workers need HOLDFAST_IMPORTS=drill.tasks and {self.folder} "
-                "under /ledger, writable for their user. Next: docker compose logs worker1"
+                "No task of the drill ended within 60 s. Workers need HOLDFAST_IMPORTS=drill.tasks, and a folder for "
+                "the ledger that their user may write to (docs/drill.md). Next: read the log of a worker"
             )
+
+    def _fetch(self) -> None:
+        """Bring the rest of the workers' ledgers; without them nothing is certain."""
+        try:
+            self.stack.target.fetch_ledger(self.folder)
+        except TargetError as error:
+            self._unchecked(f"ledgers are missing: {error}")
 
     def _first_task(self) -> bool:
         """Whether a worker has written to the ledger."""
+        self.stack.target.fetch_ledger(self.folder)
         return len(list(self.folder.glob("*.ledger"))) > self.options.publishers + 1
 
     def _finish(self) -> None:

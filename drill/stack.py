@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 import httpx
 import redis
 
 from drill.target import Node, Target, TargetError
+from holdfast import tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +79,7 @@ class Stack:
         self.publishers: Publishers | None = None
         self.parking: tuple[str, ...] = PARKING
         self._passwords = passwords
+        self._tls = tls.read(app.conf.broker_url)
 
     def tier(self, name: str) -> list[Node]:
         """Return the nodes of a tier, by name."""
@@ -89,7 +93,33 @@ class Stack:
         """Return a password of the stack."""
         return (self._passwords / name).read_text().strip()
 
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        """What HTTP clients check servers by, made once: loading authorities takes longer than a request."""
+        context = ssl.create_default_context(cafile=self._tls.authority if self._tls else None)
+        if self._tls and self._tls.certificate:
+            context.load_cert_chain(self._tls.certificate, self._tls.key)
+        return context
+
     # RabbitMQ
+
+    @property
+    def broker_port(self) -> int:
+        """Port on which the brokers take clients."""
+        return urlsplit(self.app.conf.broker_url.split(";")[0]).port or 5672
+
+    def web(self, node: Node, user: str, password: str, timeout: float = 10) -> httpx.Client:
+        """Return a client of a broker's management API.
+
+        Args:
+            node: the broker.
+            user: who asks.
+            password: name of the user's password.
+            timeout: seconds.
+        """
+        origin = f"https://{node.address}:15671" if self._tls else f"http://{node.address}:15672"
+        login = (user, self.password(password))
+        return httpx.Client(base_url=f"{origin}/api/", auth=login, verify=self._context, timeout=timeout)
 
     def management(self, path: str, node: Node | None = None) -> Any:
         """Return an answer of the management API, from the given or else the first node that gives one.
@@ -100,11 +130,8 @@ class Stack:
         problems = []
         for candidate in [node] if node else self.tier("rabbit"):
             try:
-                answer = httpx.get(
-                    f"http://{candidate.address}:15672/api/{path}",
-                    auth=("monitor", self.password("RABBITMQ_MONITOR_PASSWORD")),
-                    timeout=3,
-                )
+                with self.web(candidate, "monitor", "RABBITMQ_MONITOR_PASSWORD", timeout=3) as api:
+                    answer = api.get(path)
                 if answer.status_code == 200:
                     return answer.json()
                 problems.append(f"{candidate.name}: HTTP {answer.status_code}")
@@ -131,7 +158,8 @@ class Stack:
     def leader(self, queue: str) -> Node:
         """Return the node that leads a queue, or holds one that is on one node only."""
         found = self.management(f"queues/{self.vhost}/{queue}")
-        return self.node(str(found.get("leader") or found["node"]).partition("@")[2])
+        host = str(found.get("leader") or found["node"]).partition("@")[2]
+        return next(node for node in self.tier("rabbit") if node.host == host)
 
     def ctl(self, node: Node, *arguments: str, timeout: float = 60) -> str:
         """Run ``rabbitmqctl`` on a node."""
@@ -161,6 +189,7 @@ class Stack:
             socket_timeout=2,
             socket_connect_timeout=2,
             decode_responses=True,
+            **({"ssl": True, **self._tls.redis()} if self._tls else {}),
         )
 
     def roles(self) -> dict[str, dict[str, Any]]:
@@ -197,6 +226,24 @@ class Stack:
     def epoch(self) -> int:
         """Return the number of the last failover."""
         return max((int(state["config-epoch"]) for state in self.sentinels().values()), default=0)
+
+    # Prometheus
+
+    def prometheus(self) -> httpx.Client:
+        """Return a client of the target's Prometheus.
+
+        Raises:
+            TargetError: it has none.
+        """
+        found = self.tier("prometheus")
+        if not found:
+            raise TargetError("This target has no Prometheus. Next: run without --alerts")
+        try:
+            login = ("admin", self.password("PROMETHEUS_PASSWORD"))
+        except FileNotFoundError:  # none is needed
+            login = None
+        origin = f"{'https' if self._tls else 'http'}://{found[0].address}:9090"
+        return httpx.Client(base_url=origin, auth=login, verify=self._context, timeout=10)
 
     # The whole
 

@@ -1,4 +1,4 @@
-"""Where the drill runs: a small interface, and the compose stack behind it."""
+"""Where the drill runs: a small interface, and the compose stack behind it; :mod:`drill.hosts` has the other one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 MARKER = "holdfast.drill"
-TIERS = ("rabbit", "redis", "sentinel", "worker", "beat", "flower", "prometheus", "postgres", "receiver", "relay")
 TOOLS = "holdfast-tools:dev"  # iptables and kill, beside a container: nothing is installed into the servers
 
 
@@ -22,19 +22,25 @@ class TargetError(Exception):
 
 @dataclass(frozen=True)
 class Node:
-    """A host or container of the stack.
+    """A container, or a service of a host.
 
     Attributes:
-        name: as in the compose file or the inventory: ``rabbit1``.
-        tier: its name without the number.
+        name: ``rabbit1`` of the compose file, ``rabbit@data1`` of an inventory.
+        tier: what it is: ``rabbit``, ``redis``, ``sentinel``, ``worker``, ``beat`` and so on.
         address: IP address inside the stack's network; empty for a node that nothing connects to.
         handle: what the target calls it by.
+        host: name of its machine, which RabbitMQ puts behind the ``@``.
+        inward: iptables match of what peers send it, beside their address; empty where its address is its own.
+        outward: the same for what it sends them.
     """
 
     name: str
     tier: str
     address: str
     handle: str
+    host: str
+    inward: str = ""
+    outward: str = ""
 
 
 class Target(Protocol):
@@ -47,7 +53,7 @@ class Target(Protocol):
         """All nodes by name."""
 
     def states(self) -> dict[str, str]:
-        """Return ``running``, ``paused``, ``restarting`` or ``exited`` for each node, by name."""
+        """Return ``running``, ``paused``, ``restarting``, ``exited`` or ``unreachable`` for each node, by name."""
 
     def birth(self, node: Node) -> str:
         """Return what changes when the node's main process is another one."""
@@ -76,11 +82,20 @@ class Target(Protocol):
     def processes(self, node: Node) -> list[Process]:
         """Return the processes of a node."""
 
-    def signal(self, pids: Sequence[int], name: str) -> None:
-        """Send a signal to processes that :meth:`processes` returned."""
+    def signal(self, node: Node, pids: Sequence[int], name: str) -> None:
+        """Send a signal to processes that :meth:`processes` returned for a node."""
 
     def network(self, node: Node, script: str) -> str:
-        """Run a shell script with ``iptables`` and ``ss`` in the network of a node and return its output."""
+        """Run a shell script with ``iptables`` in the network of a node and return its output.
+
+        A network that has gone with its node has no rules: then nothing is done.
+        """
+
+    def open_ledger(self, folder: Path) -> None:
+        """Let the workers write to the folder of a run, which is on this machine."""
+
+    def fetch_ledger(self, folder: Path) -> None:
+        """Bring what the workers have written so far into the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ class Compose:
     def nodes(self) -> dict[str, Node]:
         """All nodes by name."""
         return {
-            name: Node(name, name.rstrip("0123456789"), _address(found), found["Id"])
+            name: Node(name, name.rstrip("0123456789"), _address(found), found["Id"], name)
             for name, found in sorted(self._containers().items())
         }
 
@@ -137,7 +152,7 @@ class Compose:
 
     def crash(self, nodes: Sequence[Node]) -> None:
         """Kill the main processes behind Docker's back, so that the restart policy acts."""
-        self.signal([int(self._inspect(node)["State"]["Pid"]) for node in nodes], "KILL")
+        _signal([int(self._inspect(node)["State"]["Pid"]) for node in nodes], "KILL")
 
     def start(self, node: Node) -> None:
         """Start the container."""
@@ -165,15 +180,24 @@ class Compose:
         fields = [line.split(None, 2) for line in lines]
         return [Process(int(pid), int(parent), command) for pid, parent, command in fields]
 
-    def signal(self, pids: Sequence[int], name: str) -> None:
-        """Signal processes of the machine, which may be a virtual one."""
-        script = f"kill -{name} {' '.join(map(str, pids))}"
-        _docker("run", "--rm", "--pid", "host", "--network", "none", TOOLS, "sh", "-c", script)
+    def signal(self, node: Node, pids: Sequence[int], name: str) -> None:
+        """Signal processes of a container by their ids on the machine."""
+        del node  # the ids are those of the whole machine
+        _signal(pids, name)
 
     def network(self, node: Node, script: str) -> str:
-        """Run a script beside the container, in its network."""
+        """Run a script beside the container, in its network, which a container that does not run has lost."""
+        if self._inspect(node)["State"]["Status"] != "running":
+            return ""
         beside = ("--network", f"container:{node.handle}", "--cap-add", "NET_ADMIN")
         return _docker("run", "--rm", *beside, TOOLS, "sh", "-ec", script)
+
+    def open_ledger(self, folder: Path) -> None:
+        """Let the workers' user write: they see the folder through a bind mount."""
+        folder.chmod(0o1777)
+
+    def fetch_ledger(self, folder: Path) -> None:
+        """Do nothing: the workers write into the folder itself."""
 
     def _containers(self) -> dict[str, dict[str, Any]]:
         """Return what is known of each service's container."""
@@ -193,6 +217,12 @@ def _address(container: dict[str, Any]) -> str:
         fixed = (network.get("IPAMConfig") or {}).get("IPv4Address")
         return str(fixed or network.get("IPAddress") or "")
     return ""
+
+
+def _signal(pids: Sequence[int], name: str) -> None:
+    """Signal processes of the machine that Docker runs on, which may be a virtual one."""
+    script = f"kill -{name} {' '.join(map(str, pids))}"
+    _docker("run", "--rm", "--pid", "host", "--network", "none", TOOLS, "sh", "-c", script)
 
 
 def _docker(*arguments: str, timeout: float = 60) -> str:

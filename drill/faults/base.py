@@ -105,8 +105,7 @@ def undo(stack: Stack, step: Undo) -> None:
             if state == "paused":
                 stack.target.resume(node)
         case "open":
-            if state == "running":  # a new network name space has no rules
-                stack.target.network(node, OPEN)
+            stack.target.network(node, OPEN)
         case "ctl":
             stack.ctl(node, *arguments)
         case "run":
@@ -231,6 +230,11 @@ def partition(stack: Stack, rules: dict[str, list[str]], bounds: list[Bound], ho
     )
 
 
-def both_ways(*peers: Node) -> list[str]:
-    """Return rules that drop everything from and to the peers."""
-    return [f"{side} {peer.address} -j DROP" for peer in peers for side in ("-s", "-d")]
+def from_peers(node: Node, *peers: Node) -> list[str]:
+    """Return rules for a node that drop what it would hear from the peers."""
+    return [f"-s {peer.address} {node.inward} -j DROP" for peer in peers]
+
+
+def both_ways(node: Node, *peers: Node) -> list[str]:
+    """Return rules for a node that drop everything between it and the peers."""
+    return from_peers(node, *peers) + [f"-d {peer.address} {node.outward} -j DROP" for peer in peers]

@@ -14,6 +14,7 @@ from drill.faults.base import (
     crash,
     each,
     fault,
+    from_peers,
     kill,
     partition,
     pause,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 AGAIN = 5.0  # seconds; the policy's pause before a failed delivery is repeated, and a free worker
 BOOT = 30.0  # seconds; a broker with a full log on a busy machine
-CLIENT_PORT = 5672
 
 
 def seen_to_go(s: Settings) -> list[Bound]:
@@ -160,33 +160,32 @@ def _flutter(stack: Stack, rng: random.Random) -> Plan:
 @fault("broker-partition", "cut the leader off from the other brokers; clients reach all", "rabbit", "standard soak")
 def _partition(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
-    return partition(stack, {leader.name: both_ways(*others)}, silent(stack.settings), 15)
+    return partition(stack, {leader.name: both_ways(leader, *others)}, silent(stack.settings), 15)
 
 
 @fault("broker-one-way", "the leader hears no other broker, they hear it", "rabbit", "standard soak")
 def _one_way(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
-    rules = {leader.name: [f"-s {other.address} -j DROP" for other in others]}
-    return partition(stack, rules, silent(stack.settings), 15)
+    return partition(stack, {leader.name: from_peers(leader, *others)}, silent(stack.settings), 15)
 
 
 @fault("broker-bridge", "two brokers cannot talk, the third talks to both", "rabbit", "standard soak")
 def _bridge(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
-    return partition(stack, {leader.name: both_ways(others[0])}, silent(stack.settings), 15)
+    return partition(stack, {leader.name: both_ways(leader, others[0])}, silent(stack.settings), 15)
 
 
 @fault("broker-clients-cut", "drop all client traffic of one broker", "rabbit", "smoke standard soak")
 def _clients_cut(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
-    rules = [f"-p tcp --{side} {CLIENT_PORT} -j DROP" for side in ("dport", "sport")]
+    rules = [f"-p tcp --{side} {stack.broker_port} -j DROP" for side in ("dport", "sport")]
     return partition(stack, {leader.name: rules}, silent(stack.settings), 10)
 
 
 @fault("broker-reset", "reset all client connections of one broker", "rabbit", "standard soak")
 def _reset(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
-    rule = f"-p tcp --dport {CLIENT_PORT} -j REJECT --reject-with tcp-reset"
+    rule = f"-p tcp --dport {stack.broker_port} -j REJECT --reject-with tcp-reset"
     return partition(stack, {leader.name: [rule]}, seen_to_go(stack.settings), 3)
 
 
@@ -283,14 +282,14 @@ def _replace(stack: Stack, rng: random.Random) -> Plan:
     def apply() -> None:
         stack.target.run(lost, "sh", "-c", wipe)
         stack.target.kill([lost])
-        stack.wait(lambda: stack.ctl(helper, "forget_cluster_node", f"rabbit@{lost.name}") or True, 30)
+        stack.wait(lambda: stack.ctl(helper, "forget_cluster_node", f"rabbit@{lost.host}") or True, 30)
 
     return Plan(
         [lost.name],
         apply,
-        lambda: "" if f"rabbit@{lost.name}" in _known(stack, helper) else f"{lost.name} is no member any more",
+        lambda: "" if f"rabbit@{lost.host}" in _known(stack, helper) else f"{lost.name} is no member any more",
         [("start", lost.name)],
-        lambda: f"{lost.name} is a member again" if f"rabbit@{lost.name}" in _known(stack, helper) else "",
+        lambda: f"{lost.name} is a member again" if f"rabbit@{lost.host}" in _known(stack, helper) else "",
         seen_to_go(stack.settings),
         3,
     )

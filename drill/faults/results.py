@@ -76,7 +76,7 @@ def _primary_pause(stack: Stack, _rng: random.Random) -> Plan:
 def _primary_isolate(stack: Stack, rng: random.Random) -> Plan:
     primary = stack.primary()
     peers = [*replicas(stack, rng), *stack.tier("sentinel")]
-    rules = {primary.name: both_ways(*peers)}
+    rules = {primary.name: both_ways(primary, *peers)}
     return _failed_over(stack, partition(stack, rules, failover(stack.settings), 15), primary)
 
 

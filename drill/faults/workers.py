@@ -6,8 +6,6 @@ import json
 import random  # noqa: TC003 - beside Stack it is in each signature
 from typing import TYPE_CHECKING
 
-import httpx
-
 from drill.faults import broker, results
 from drill.faults.base import SLACK, Plan, are, crash, fault, kill, pause, reborn
 from drill.history import Bound
@@ -45,7 +43,9 @@ def _signal(stack: Stack, rng: random.Random, *, children: bool) -> Plan:
         if not found:
             return False
         victim = rng.choice(found)
-        stack.target.signal([victim.pid], "KILL")  # refused when the worker has just replaced it: then another one
+        stack.target.signal(
+            node, [victim.pid], "KILL"
+        )  # refused when the worker has just replaced it: then another one
         killed.append(victim)
         return True
 
@@ -147,8 +147,8 @@ def _unroutable(stack: Stack, _rng: random.Random) -> Plan:
     node = stack.tier("rabbit")[0]
 
     def remove() -> None:
-        url = f"http://{node.address}:15672/api/{path}/{queue}"
-        httpx.delete(url, auth=("admin", stack.password("RABBITMQ_ADMIN_PASSWORD")), timeout=10).raise_for_status()
+        with stack.web(node, "admin", "RABBITMQ_ADMIN_PASSWORD") as api:
+            api.delete(f"{path}/{queue}").raise_for_status()
 
     def proof() -> str:
         more = stack.depth()["unrouted"] - before
@@ -211,7 +211,10 @@ def _consumers(stack: Stack, queue: str, address: str) -> list[str]:
 def _everything(stack: Stack, rng: random.Random) -> Plan:
     s: Settings = stack.settings
     tiers = ("rabbit", "redis", "sentinel", "worker", "beat")
-    nodes = [rng.choice(stack.tier(tier)) for tier in tiers]
+    nodes = [rng.choice(stack.tier(tier)) for tier in tiers[:-1]]
+    # what supervises a beat on the host of the worker is hit with it
+    elsewhere = [node for node in stack.tier(tiers[-1]) if node.host != nodes[-1].host]
+    nodes.append(rng.choice(elsewhere))
     frozen: list[Node] = [node for node in nodes if rng.random() < 0.3]
     dead = [node for node in nodes if node not in frozen]
     births = {node.name: stack.target.birth(node) for node in dead}

@@ -8,6 +8,7 @@ from drill.target import Node, Process, Target, TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from drill.stack import Stack
 
@@ -19,7 +20,7 @@ class FakeTarget:
 
     def __init__(self, *names: str) -> None:
         self.nodes = {
-            name: Node(name, name.rstrip("0123456789"), f"10.0.0.{number}", name)
+            name: Node(name, name.rstrip("0123456789"), f"10.0.0.{number}", name, name)
             for number, name in enumerate(names, start=1)
         }
         self.state = dict.fromkeys(names, "running")
@@ -65,12 +66,18 @@ class FakeTarget:
     def processes(self, node: Node) -> list[Process]:
         return [Process(1, 0, node.name)]
 
-    def signal(self, pids: Sequence[int], name: str) -> None:
-        self.done.append(f"{name} {pids}")
+    def signal(self, node: Node, pids: Sequence[int], name: str) -> None:
+        self.done.append(f"{name} {node.name} {pids}")
 
     def network(self, node: Node, script: str) -> str:
         self._do("network", node)
         return script
+
+    def open_ledger(self, folder: Path) -> None:
+        self.done.append(f"open {folder}")
+
+    def fetch_ledger(self, folder: Path) -> None:
+        self.done.append(f"fetch {folder}")
 
 
 class FakeStack:
