@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,12 @@ EXPECTED = {
     "worker-stop": "WorkerAbsent",
     "unroutable": "MessagesUnroutable",
 }
-WINDOWS = {"QueueMemberStandsStill": 30.0}  # seconds that the condition itself looks back, before its `for` begins
+# Seconds until the condition itself holds, before its `for` begins: what it looks back, or what must happen first
+WINDOWS = {
+    "QueueMemberStandsStill": 30.0,
+    "RedisRefusesWrites": 3.0,  # a primary counts a silent replica out (min-replicas-max-lag)
+    "RedisTwoPrimaries": 10.0,  # Sentinel notices (down-after-milliseconds), agrees and promotes
+}
 SCRAPES = 2
 RESOLVE = 180.0  # seconds; the longest window of an expected alert, and the recovery of what it watches
 
@@ -86,6 +92,8 @@ class Watch:
         self._client = client or httpx.Client(base_url=url, timeout=10)
         groups = self._get("rules", type="alert")["groups"]
         self.interval = max(float(group["interval"]) for group in groups)
+        targets = self._get("targets", state="active")["activeTargets"]
+        self._scrape = max(_seconds(target["scrapeInterval"]) for target in targets)
         self._for = {rule["name"]: float(rule["duration"]) for group in groups for rule in group["rules"]}
 
     def allowed(self, fault: str) -> float:
@@ -93,7 +101,7 @@ class Watch:
         alert = EXPECTED.get(fault)
         if alert is None or alert not in self._for:
             return 0.0
-        return WINDOWS.get(alert, 0.0) + self._for[alert] + SCRAPES * self.interval
+        return WINDOWS.get(alert, 0.0) + self._for[alert] + SCRAPES * self._scrape
 
     def limits(self) -> dict[str, float]:
         """Return :meth:`allowed` of every fault that must raise an alert."""
@@ -130,6 +138,12 @@ class Watch:
         answer = self._client.get(f"/api/v1/{path}", params=parameters)
         answer.raise_for_status()
         return answer.json()["data"]
+
+
+def _seconds(duration: str) -> float:
+    """Return the seconds of a duration as Prometheus writes it: ``1m30s``."""
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)(ms|[smhd])", duration))
 
 
 def _runs(moments: list[float], gap: float) -> list[tuple[float, float]]:

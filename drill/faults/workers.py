@@ -139,29 +139,34 @@ def _observers(stack: Stack, _rng: random.Random) -> Plan:
     return kill(stack, nodes, bounds, 5)
 
 
-@fault("unroutable", "take a queue's binding away: its tasks must be refused and kept", "rabbit", "standard soak")
+@fault("unroutable", "take a queue's bindings away: its tasks must be refused or kept", "rabbit", "standard soak")
 def _unroutable(stack: Stack, _rng: random.Random) -> Plan:
-    queue = QUEUES[-1]
+    queue, node = QUEUES[-1], stack.tier("rabbit")[0]
     before = stack.depth()["unrouted"]
     path = f"bindings/{stack.vhost}/e/tasks/q/{queue}"
-    node = stack.tier("rabbit")[0]
+    bindings = stack.management(path)  # its name's, and the one for what comes back from a delay
 
     def remove() -> None:
         with stack.web(node, "admin", "RABBITMQ_ADMIN_PASSWORD") as api:
-            api.delete(f"{path}/{queue}").raise_for_status()
+            for binding in bindings:
+                api.delete(f"{path}/{binding['properties_key']}").raise_for_status()
 
     def proof() -> str:
         more = stack.depth()["unrouted"] - before
         return f"{more} messages went to the queue of unrouted ones" if more > 0 else ""
 
-    bind = f'rabbit_binding:add({{binding, {{resource, <<"{stack.vhost}">>, exchange, <<"tasks">>}}, <<"{queue}">>, '
-    bind += f'{{resource, <<"{stack.vhost}">>, queue, <<"{queue}">>}}, []}}, <<"drill">>).'
+    def add(key: str) -> str:
+        exchange, name = (
+            f'{{resource, <<"{stack.vhost}">>, {kind}}}' for kind in ('exchange, <<"tasks">>', f'queue, <<"{queue}">>')
+        )
+        return f'rabbit_binding:add({{binding, {exchange}, <<"{key}">>, {name}, []}}, <<"drill">>).'
+
     return Plan(
         [queue],
         remove,
         proof,
-        [("ctl", node.name, "eval", bind)],
-        lambda: "the binding is back" if len(stack.management(path)) else "",
+        [("ctl", node.name, "eval", add(binding["routing_key"])) for binding in bindings],
+        lambda: "the bindings are back" if len(stack.management(path)) == len(bindings) else "",
         [Bound(stream, 3 + SLACK, "apply", f"the other queue goes on; 3 + {SLACK}") for stream in ("publish", "work")],
         3,
     )

@@ -58,7 +58,10 @@ def test_a_fault_that_heals_by_itself_has_no_outcome() -> None:
 
 def test_samples_of_all_labels_become_spans() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        data: dict[str, Any] = {"groups": [{"interval": 10, "rules": [{"name": "BrokerDown", "duration": 30}]}]}
+        data: dict[str, Any] = {
+            "groups": [{"interval": 5, "rules": [{"name": "BrokerDown", "duration": 30}]}],
+            "activeTargets": [{"scrapeInterval": "10s"}, {"scrapeInterval": "0m5s"}],
+        }
         if "query" in request.url.params:
             names = [("rabbit1", [100, 110, 120]), ("rabbit2", [115, 125]), ("rabbit1", [300, 310])]
             data = {
