@@ -150,9 +150,9 @@ class Audit:
         self.check("no queue is missing", sorted(missing), [])
         users = json.loads(self.run("rabbitmqctl", "--silent", "list_users", "--formatter", "json"))
         self.check("no user beside the designed ones, and no guest", sorted(user["user"] for user in users),
-                   ["admin", "app", "flower", "monitor"])  # fmt: skip
+                   sorted(["admin", want["app_user"], "flower", "monitor"]))  # fmt: skip
         tags = {user["user"]: user["tags"] for user in users}
-        self.check("the application's user administers nothing", tags.get("app"), [])
+        self.check("the application's user administers nothing", tags.get(want["app_user"]), [])
 
     def rabbitmq_doors(self) -> None:
         """Who gets in to the broker."""
@@ -160,15 +160,16 @@ class Audit:
         own = (self.tls["cert"], self.tls["key"])
         self.check("AMQP answers a client with a certificate", self.talk(5671, HELLO, own)[:1], "\x01")
         self.closed("AMQP", 5671, HELLO)
-        self.check("AMQP as app", self.logs_in("app", passwords["rabbitmq_app"]), True)
-        self.check("AMQP as app with a wrong password", self.logs_in("app", "wrong"), False)
+        app = (self.options["rabbitmq"]["app_user"], passwords["rabbitmq_app"])
+        self.check("AMQP as app", self.logs_in(*app), True)
+        self.check("AMQP as app with a wrong password", self.logs_in(app[0], "wrong"), False)
         self.check("AMQP as guest", self.logs_in("guest", "guest"), False)
         for port in (5672, 15672, 15692):
             self.check(f"no plaintext port {port}", self.talk(port, HELLO, None, plain=True)[:6], "closed")
         api = f"https://{self.address}:15671/api"
         self.check("management without a login", self.get(f"{api}/overview", None), 401)
         self.check("management as guest", self.get(f"{api}/overview", ("guest", "guest")), 401)
-        self.check("management as app", self.get(f"{api}/overview", ("app", passwords["rabbitmq_app"])), 401)
+        self.check("management as app", self.get(f"{api}/overview", app), 401)
         monitor = ("monitor", passwords["rabbitmq_monitor"])
         self.check("management as monitor, to read", self.get(f"{api}/overview", monitor), 200)
         policy = b'{"pattern":"^$","definition":{"expires":1000},"apply-to":"queues"}'
