@@ -96,13 +96,12 @@ def undo(stack: Stack, step: Undo) -> None:
     """
     verb, name, *arguments = step
     node = stack.node(name)
-    state = stack.target.states()[name]
     match verb:
         case "start":
-            if state not in {"running", "restarting"}:
+            if stack.target.states()[name] not in {"running", "restarting"}:
                 stack.target.start(node)
         case "resume":
-            if state == "paused":
+            if stack.target.states()[name] == "paused":
                 stack.target.resume(node)
         case "open":
             stack.target.network(node, OPEN)
