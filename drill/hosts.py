@@ -133,7 +133,8 @@ def kill_script(units: Sequence[str]) -> str:
         f"for file in {files}; do printf '[Service]\\nRestart=no\\n' >$file; done\n"
         "systemctl daemon-reload\n"
         f"systemctl kill --signal KILL {' '.join(units)}\n"
-        f"for try in $(seq 100); do systemctl is-active --quiet {' '.join(units)} || break; sleep 0.1; done"
+        # not while one is being taken down: systemd decides after that whether to start it again
+        f"while systemctl is-active {' '.join(units)} | grep -qvxE 'inactive|failed'; do sleep 0.1; done"
     )
 
 
