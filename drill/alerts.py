@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import httpx
 
     from drill.history import Fault
 
@@ -81,15 +81,14 @@ class Watch:
     """Asks the Prometheus of the stack; it need not live during the faults, only afterwards.
 
     Args:
-        url: of Prometheus.
-        client: for its requests.
+        client: knows where Prometheus is.
 
     Raises:
         httpx.HTTPError: it does not answer.
     """
 
-    def __init__(self, url: str, client: httpx.Client | None = None) -> None:
-        self._client = client or httpx.Client(base_url=url, timeout=10)
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
         groups = self._get("rules", type="alert")["groups"]
         self.interval = max(float(group["interval"]) for group in groups)
         targets = self._get("targets", state="active")["activeTargets"]

@@ -128,7 +128,7 @@ class Drill:
             self._note_meta()
             drain.prepare_tables()
             if self.options.alerts:
-                self.watch = Watch("", self.stack.prometheus())  # the client knows the address
+                self.watch = Watch(self.stack.prometheus())
             self._start_load()
             if self.annotations:
                 self.annotations.start()

@@ -72,7 +72,7 @@ def test_samples_of_all_labels_become_spans() -> None:
             }
         return httpx.Response(200, json={"data": data})
 
-    watch = Watch("", httpx.Client(transport=httpx.MockTransport(answer), base_url="http://prometheus"))
+    watch = Watch(httpx.Client(transport=httpx.MockTransport(answer), base_url="http://prometheus"))
     assert watch.allowed("broker-outage") == 50
     assert watch.allowed("worker-child-kill") == 0
     assert watch.spans(0, 315) == [Span("BrokerDown", 100, 125), Span("BrokerDown", 300, None)]
