@@ -50,7 +50,7 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa6b6;--line:#343d49;--back:#12171d;--card:#1b222b;
 --good:#58c78c;--bad:#ff8a80;--warn:#f0b954;--one:#7db1f2;--two:#58c78c;--three:#cf9be0;--shade:#a06a14}}
 *{box-sizing:border-box}body{margin:0;background:var(--back);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:1080px;margin:auto;padding:1.2rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .6rem}
+main{max-width:1320px;margin:auto;padding:1.2rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .6rem}
 .verdict{border-left:6px solid;padding:.6rem 1rem;background:var(--card);margin:1rem 0}.verdict p{margin:.2rem 0}
 .pass{border-color:var(--good)}.fail{border-color:var(--bad)}.inconclusive{border-color:var(--warn)}
 .word{font-size:1.3rem;font-weight:700}.pass .word,.ok{color:var(--good)}.fail .word,.no{color:var(--bad)}
@@ -169,7 +169,7 @@ def _strip(title: str, points: Sequence[tuple[float, float]], colour: str, top: 
     path = " ".join(f"{x:.1f},{bottom - value / highest * (HEIGHT - 14):.1f}" for x, value in points)
     return (
         f'<line class="axis" x1="{LEFT}" x2="{WIDTH}" y1="{bottom}" y2="{bottom}"/>'
-        f'<text x="0" y="{top + 18}">{highest:g}</text><text x="0" y="{bottom}">0</text>'
+        f'<text x="0" y="{top + 18}">{highest:.3g}</text><text x="0" y="{bottom}">0</text>'
         f'<text x="{LEFT + 4}" y="{top + 8}">{title}</text>'
         f'<polyline class="curve" stroke="var(--{colour})" points="{path}"/>'
     )
