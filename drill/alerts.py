@@ -33,12 +33,7 @@ EXPECTED = {
     "worker-stop": "WorkerAbsent",
     "unroutable": "MessagesUnroutable",
 }
-# Seconds until the condition itself holds, before its `for` begins: what it looks back, or what must happen first
-WINDOWS = {
-    "QueueMemberStandsStill": 30.0,
-    "RedisRefusesWrites": 3.0,  # a primary counts a silent replica out (min-replicas-max-lag)
-    "RedisTwoPrimaries": 10.0,  # Sentinel notices (down-after-milliseconds), agrees and promotes
-}
+WINDOWS = {"QueueMemberStandsStill": 30.0}  # seconds that the condition itself looks back, before its `for` begins
 SCRAPES = 2
 RESOLVE = 180.0  # seconds; the longest window of an expected alert, and the recovery of what it watches
 

@@ -42,12 +42,6 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def environment(file: Path) -> dict[str, str]:
-    """Return the variables of an environment file."""
-    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    return dict(line.split("=", 1) for line in lines)
-
-
 def start_worker(folder: Path) -> subprocess.Popen[bytes]:
     """Start a worker of all queues, with the soft shutdown that supervised ones have."""
     command = [
@@ -78,7 +72,7 @@ def start_publisher(folder: Path, rate: float) -> subprocess.Popen[bytes]:
 def read(folder: Path) -> History:
     """Return what the ledgers of the run say."""
     from drill import ledger  # noqa: PLC0415 - as above
-    from drill.history import build  # noqa: PLC0415
+    from drill.history import build  # noqa: PLC0415 - as above
 
     return build(ledger.read_all(folder, folder.name), folder.name)
 
@@ -108,9 +102,11 @@ def main() -> int:
     arguments = options()
     folder: Path = (arguments.folder / f"{datetime.now(UTC):%H%M%S}").resolve()
     folder.mkdir(parents=True)
-    os.environ |= environment(arguments.env)
-    os.environ |= {"DRILL_LEDGER": str(folder.parent), "HOLDFAST_IMPORTS": "drill.tasks", "PYTHONPATH": str(ROOT)}
     sys.path.insert(0, str(ROOT))
+    from drill.cli import read_env  # noqa: PLC0415 - the folder has to be on the path before
+
+    os.environ |= read_env(arguments.env)
+    os.environ |= {"DRILL_LEDGER": str(folder.parent), "HOLDFAST_IMPORTS": "drill.tasks", "PYTHONPATH": str(ROOT)}
     worker, publisher = start_worker(folder), start_publisher(folder, arguments.rate)
     try:
         time.sleep(arguments.calm)

@@ -28,7 +28,7 @@ logger = get_logger(__name__)
 
 LIMIT = 1  # seconds that one read or write may take; the main loop stands still meanwhile
 PAUSE = 5.0  # seconds without another attempt after a failed one
-GATHER = 0.25  # seconds that task events wait for others: sent one by one, their publishes cost more than short tasks
+GATHER = 0.25  # seconds that task events wait for others, to share one publish
 BATCH = 100  # task events after which they wait no longer
 
 

@@ -333,14 +333,14 @@ def test_an_alarm_that_lasts_is_named() -> None:
         assert caught.value.maybe_published
         link = publisher.nodes.link(0, POLICY.limits(monotonic() + 1))
         assert isinstance(link, Link)
-        errors = at_once_limited(publisher, 4)
+        errors = at_once_limited(publisher, link, 4)
         unsent = [error for error in errors if not error.maybe_published]
         assert len(peer.sessions) == 2
         assert all(isinstance(error, Blocked) for error in errors)
         assert len(unsent) + len(peer.sessions[1].published) == 4, "what was never sent is known not to be there"
 
 
-def at_once_limited(publisher: Publisher, count: int) -> list[NotAcknowledged]:
+def at_once_limited(publisher: Publisher, link: Link, count: int) -> list[NotAcknowledged]:
     """Publish one after the other on a blocked link, with the same end; return the errors."""
     errors: list[NotAcknowledged] = []
     end = monotonic() + 1
@@ -355,7 +355,9 @@ def at_once_limited(publisher: Publisher, count: int) -> list[NotAcknowledged]:
     for number in range(2, 2 + count):
         threads.append(threading.Thread(target=publish, args=(number,)))
         threads[-1].start()
-        sleep(0.1)  # the second one finds the link blocked by the first
+        while not link._blocked:  # the second one finds the link blocked by the first
+            assert monotonic() < end, "the first one blocks the link"
+            sleep(0.01)
     for thread in threads:
         thread.join()
     return errors
@@ -406,8 +408,10 @@ def test_bulk_moves_to_the_next_node() -> None:
 def test_idle_connection_that_the_broker_closed_costs_no_copy() -> None:
     with peers(ack) as (publisher, (peer,)):
         publisher.publish(message(1))
+        link = publisher.nodes.link(0, POLICY.limits(monotonic() + 1))
+        assert isinstance(link, Link)
         peer.sessions[0].sock.shutdown(socket.SHUT_RDWR)
-        sleep(0.05)  # until the kernel has delivered it
+        assert link._poller.poll(10_000), "the end of the connection has arrived"
         publisher.publish(message(2))
         assert peer.published == ["id-0001", "id-0002"]
 
