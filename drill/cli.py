@@ -38,7 +38,28 @@ ROOT = Path(__file__).resolve().parent.parent
 SETS = ("smoke", "standard", "full", "soak")
 
 
-@click.group()
+class NotStartedError(click.ClickException):
+    """What a target that refuses, or is not there, becomes for the user."""
+
+    exit_code = checker.EXIT[checker.INCONCLUSIVE]
+
+
+class Commands(click.Group):
+    """The commands of the drill, which all end in words when the target refuses."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command.
+
+        Raises:
+            NotStartedError: the target refused, with its reason.
+        """
+        try:
+            return super().invoke(context)
+        except TargetError as error:
+            raise NotStartedError(str(error)) from error
+
+
+@click.group(cls=Commands)
 @click.option("--project", default="holdfast", show_default=True, help="Name of the compose project.")
 @click.option(
     "--secrets",
@@ -288,12 +309,9 @@ def heal(environment: Environment) -> None:
     """Undo what a killed drill has left: paused, killed, cut off."""
     from drill.journal import heal_everything  # noqa: PLC0415 - as above
 
-    try:
-        journal = environment.journal()
-        with journal.alone():
-            problems = heal_everything(environment.stack(), journal)
-    except TargetError as error:
-        raise click.ClickException(str(error)) from error
+    journal = environment.journal()
+    with journal.alone():
+        problems = heal_everything(environment.stack(), journal)
     for problem in problems:
         click.echo(problem, err=True)
     click.echo("Still not healthy." if problems else "The stack is healthy.")

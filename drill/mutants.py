@@ -206,7 +206,7 @@ MUTANTS = {
     "channel-errors": Mutant(
         "a channel error ends the worker, control queues are exclusive",
         13,
-        ("broker-clients-cut", "broker-partition", "broker-leader-kill"),
+        ("broker-forget",),
         layer=LAYER - {"consumer"},
         settings={"broker_channel_error_retry": False, "control_queue_exclusive": True, "control_queue_durable": False},
     ),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from drill.faults.base import (
+    CLOSE,
     ELECTION,
+    OPEN,
     SLACK,
     Plan,
     are,
     both_ways,
     crash,
+    dropped,
     each,
     fault,
     from_peers,
@@ -187,6 +191,30 @@ def _reset(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
     rule = f"-p tcp --dport {stack.broker_port} -j REJECT --reject-with tcp-reset"
     return partition(stack, {leader.name: [rule]}, seen_to_go(stack.settings), 3)
+
+
+@fault(
+    "broker-forget",
+    "a firewall forgets the clients of all brokers: old connections are dead, new ones pass",
+    "rabbit",
+    "standard soak",
+)
+def _forget(stack: Stack, _rng: random.Random) -> Plan:
+    nodes, port = stack.tier("rabbit"), stack.broker_port
+    established = (
+        f'awk \'$4 == "01" && $2 ~ /:{port:04X}$/ {{ sub(/.*:/, "", $3); print $3 }}\' /proc/net/tcp /proc/net/tcp6'
+    )
+    drop = "\n".join(
+        f"iptables -A DRILL -p tcp --{mine} {port} --{theirs} $((0x$client)) -j DROP"
+        for mine, theirs in (("sport", "dport"), ("dport", "sport"))
+    )
+    script = f"{OPEN}{CLOSE}\nfor client in $({established}); do\n{drop}\ndone"
+    heartbeats = silent(stack.settings)
+    return replace(
+        partition(stack, {node.name: [] for node in nodes}, heartbeats, heartbeats[1].seconds),
+        apply=lambda: each(lambda node: stack.target.network(node, script), nodes),
+        proof=lambda: "; ".join(filter(None, (dropped(stack, node) for node in nodes))),
+    )
 
 
 def _alarm(stack: Stack, rng: random.Random, kind: str, command: list[str], back: list[str]) -> Plan:

@@ -7,6 +7,7 @@ from functools import cache, wraps
 from time import time
 from typing import TYPE_CHECKING
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from prometheus_client import Counter, Histogram
 
 from holdfast import environment
@@ -85,6 +86,8 @@ def _harmless[**P](count: Callable[P, None]) -> Callable[P, None]:
             return
         try:
             count(*args, **kwargs)
+        except SoftTimeLimitExceeded:
+            raise  # it is meant for the task, wherever it strikes
         except Exception as error:  # noqa: BLE001 - whatever it is, no task may notice
             working = False
             logger.warning("metrics: this process stops %s: %r", count.__name__, error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from billiard.exceptions import SoftTimeLimitExceeded
+
 from holdfast.publisher.bulk import WINDOW, Outcome, Pipeline
 from holdfast.publisher.seam import DurableAMQP, collecting
 from holdfast.publisher.template import Templates
@@ -60,6 +62,8 @@ def _wires(app: Celery, signatures: Iterable[Signature[Any]]) -> Iterator[Wire |
     for signature in signatures:
         try:
             yield from _messages(app, templates, signature)
+        except SoftTimeLimitExceeded:
+            raise  # it is meant for the caller, not for this signature
         except Exception as error:  # noqa: BLE001 - becomes the outcome of this signature; the others go on
             yield error
 

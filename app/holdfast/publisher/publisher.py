@@ -8,6 +8,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from billiard.exceptions import SoftTimeLimitExceeded
+
 from holdfast.metrics import numbers
 from holdfast.publisher.bulk import WINDOW, Outcome, Pipeline
 from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused, Unroutable
@@ -83,6 +85,8 @@ class Publisher:
             return False
         try:
             self.fallback(Message.decode(wire))
+        except SoftTimeLimitExceeded:
+            raise  # it is meant for the caller
         except Exception:
             logger.exception("task %s: neither a broker nor the fallback took it", wire.task_id)
             return False

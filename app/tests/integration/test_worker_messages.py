@@ -48,6 +48,9 @@ def test_stock_celery_acknowledges_what_it_cannot_read(rig: Rig) -> None:
 
 def test_stock_celery_ends_at_a_message_without_task_id(rig: Rig) -> None:
     with rig.worker(STOCK="1") as worker:
+        rig.call("echo.delay('first')")
+        # in the tenth of a second before its loop begins, the error would be passed over (_quick_drain)
+        wait_until(lambda: rig.runs("end") == {"first": 1}, "its loop runs tasks", 30)
         rig.publish(*UNRUNNABLE["no task id"])
         wait_until(lambda: not worker.alive, "the worker has ended", 30)
         assert "KeyError: 'id'" in worker.text

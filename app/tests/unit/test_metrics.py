@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import ImproperlyConfigured
 
 from holdfast import environment
@@ -136,3 +137,18 @@ def test_a_wrong_port_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> 
     monkeypatch.setenv("HOLDFAST_METRICS_PORT", text)
     with pytest.raises(ImproperlyConfigured, match="allowed is a TCP port from 1 to 65535"):
         environment.port("HOLDFAST_METRICS_PORT")
+
+
+def test_a_soft_time_limit_that_strikes_while_counting_reaches_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[str] = []
+    with monkeypatch.context() as struck:
+        struck.setattr(numbers.STORED, "inc", _strike)
+        with pytest.raises(SoftTimeLimitExceeded):
+            numbers.result_stored()
+    monkeypatch.setattr(numbers.STORED, "inc", lambda: stored.append("counted"))
+    numbers.result_stored()
+    assert stored == ["counted"]
+
+
+def _strike() -> None:
+    raise SoftTimeLimitExceeded

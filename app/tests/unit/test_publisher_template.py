@@ -7,6 +7,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task, chain, chord, group, signals
 from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
@@ -215,3 +216,12 @@ def test_printed_arguments_are_those_of_celery(value: Any) -> None:
 @given(st.lists(st.text(max_size=2000), max_size=3), st.integers(1, 200))
 def test_long_arguments_are_shortened_as_celery_does(value: list[str], limit: int) -> None:
     assert plain_repr(value, limit, 3) == saferepr(value, limit, maxlevels=3)
+
+
+def test_a_soft_time_limit_ends_a_bulk_and_not_one_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strike(*_: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr("holdfast.publisher.many._messages", strike)
+    with pytest.raises(SoftTimeLimitExceeded):
+        list(_wires(OURS, [OURS.tasks["pair"].s(1)]))

@@ -56,6 +56,10 @@ def test_a_fault_that_heals_by_itself_has_no_outcome() -> None:
     assert judge([Fault("1", "worker-child-kill", ["worker1"], apply_at=1, applied_at=2)], [], LIMITS) == {}
 
 
+def test_a_run_without_a_fault_has_no_outcome() -> None:
+    assert judge([], [Span("BrokerDown", 141, 185)], LIMITS) == {}
+
+
 def test_samples_of_all_labels_become_spans() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         data: dict[str, Any] = {
