@@ -5,6 +5,7 @@ Choose it with ``worker_consumer = "holdfast.consumer:Consumer"`` (:func:`instal
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any, override
 
 from amqp import spec
@@ -15,7 +16,9 @@ from celery.worker.consumer import Events as CeleryEvents
 from celery.worker.consumer import Gossip, Mingle
 from celery.worker.consumer.consumer import MESSAGE_DECODE_ERROR, dump_body
 from celery.worker.consumer.delayed_delivery import DelayedDelivery
+from kombu.connection import failover_strategies  # type: ignore[attr-defined]  # missing in the stubs
 from kombu.utils.encoding import safe_repr
+from kombu.utils.url import parse_url
 
 from holdfast.events import Events, SideRoad
 from holdfast.heartbeat import Heartbeat
@@ -51,6 +54,7 @@ class Consumer(CeleryConsumer):
         self.road = SideRoad(app)
         control: Any = app.control
         control.mailbox.road = self.road
+        self._place: tuple[str | None, int | None] = (None, None)
         super().__init__(*args, app=app, **kwargs)
         # These publish or declare from the main loop and wait for the answer. Delay queues belong to the broker's
         # definitions, unless the application declares its own queues, too.
@@ -74,6 +78,22 @@ class Consumer(CeleryConsumer):
         self.heartbeat.connecting()
         connection = super().connect()
         bound_open_broker_sockets(connection, IO_LIMIT)
+        return connection
+
+    @override
+    def connection_for_read(self, heartbeat: float | None = None) -> Connection:
+        """Connect to any of the nodes, except the one of last time, which comes last.
+
+        Stock Celery begins with the first of the list each time. So all workers sit on one node, and a node that takes
+        connections and cannot serve them, like one without majority, is chosen again and again.
+        """
+        connection = self.app.connection_for_read(heartbeat=heartbeat)
+        others = [node for node in connection.alt if _place(parse_url(node)) != self._place]
+        if connection.transport.driver_type == "amqp" and others:
+            in_order = connection.failover_strategy is failover_strategies["round-robin"]
+            connection.switch(others[0] if in_order else random.choice(others))  # noqa: S311 - spreads load, no secret
+        connection = self.ensure_connected(connection)
+        self._place = connection.hostname, connection.port
         return connection
 
     # -- messages that are not tasks
@@ -150,6 +170,10 @@ class Consumer(CeleryConsumer):
                 message.requeue()
         except (*self.connection_errors, *self.channel_errors) as error:
             logger.warning("A message could not be put back; the broker does it itself: %r", error)
+
+
+def _place(url: dict[str, Any]) -> tuple[str | None, int | None]:
+    return url["hostname"], url["port"]
 
 
 def _count(message: Any) -> None:

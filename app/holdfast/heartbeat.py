@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amqp import spec
 from celery import bootsteps
 from celery.worker import state
+from celery.worker.consumer import Control
 
 from holdfast.metrics import processes
 from holdfast.pulse import Pulse, Queue, own_name
 
+if TYPE_CHECKING:
+    from kombu import Queue as KombuQueue
+
 INTERVAL = 5.0  # seconds
+LEAVE = 20.0  # seconds; an election takes less, and so does a leader that freezes for 15 s
 
 
 class Heartbeat(bootsteps.StartStopStep):
     """Writes a :class:`holdfast.pulse.Pulse` from a timer of the main loop: no file, no loop.
 
-    The broker is asked with a passive declaration on the consuming connection. Nobody waits for the answer, so a frozen
-    node or a queue without majority costs the loop nothing; the answer's age tells. It proves more than an open socket:
-    a node cut off from the majority keeps its clients connected, hands them nothing, and cannot answer this.
+    The broker is asked two things on the consuming connection, and nobody waits for the answers, so a frozen node or a
+    queue without majority costs the loop nothing; the answers' age tells. It proves more than an open socket: a node
+    cut off from the majority keeps its clients connected and hands them nothing. Such a node is left.
+
+    - A passive declaration tells whether the queue's leader is there. A leader that is itself cut off does not know.
+    - Binding the control queue once more changes nothing, and is answered when a majority of the brokers agrees.
     """
 
     def __init__(self, c: Any) -> None:
@@ -30,6 +38,8 @@ class Heartbeat(bootsteps.StartStopStep):
         self._timer: Any = None
         self._channel: Any = None
         self._waiting: list[str] = []
+        self._binding = False
+        self._agreed = 0.0
 
     def connecting(self) -> None:
         """Note that the worker has no connection."""
@@ -39,12 +49,13 @@ class Heartbeat(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         """Begin with a fresh connection."""
         self.stop(c)
-        now = time()
+        now = self._agreed = time()
         self.pulse.queues = {queue.name: Queue(now, consumers=1) for queue in c.task_consumer.queues}
         self.pulse.starved = None
         if c.connection.transport.driver_type == "amqp":
             self._channel = c.connection.channel()
-            self._channel._callbacks[spec.Queue.DeclareOk] = self._answered
+            self._channel._callbacks[spec.Queue.DeclareOk] = self._declared
+            self._channel._callbacks[spec.Queue.BindOk] = self._bound
         self._timer = c.timer.call_repeatedly(INTERVAL, self._beat, (c,))
         self.pulse.enter("consuming")
         self.pulse.write()
@@ -54,7 +65,7 @@ class Heartbeat(bootsteps.StartStopStep):
         if self._timer is not None:
             c.timer.cancel(self._timer)
         self._timer = self._channel = None
-        self._waiting = []
+        self._waiting, self._binding = [], False
 
     shutdown = stop
 
@@ -71,14 +82,41 @@ class Heartbeat(bootsteps.StartStopStep):
         pulse.write()
         if self._channel is None:  # Redis as the broker: nobody to ask
             pulse.queues = {name: Queue(time(), consumers=1) for name in pulse.queues}
-        elif not self._waiting:
-            for name in pulse.queues:
+        else:
+            self._leave_a_broker_that_is_alone()
+            self._ask(c)
+
+    def _leave_a_broker_that_is_alone(self) -> None:
+        now = time()
+        for name, queue in self.pulse.queues.items():
+            if now - queue.attended > LEAVE:
+                raise ConnectionResetError(f"this broker has known no consumer of {name} for {LEAVE:.0f} s")
+        if self._binding and now - self._agreed > LEAVE:
+            raise ConnectionResetError(f"this broker has agreed on nothing with the others for {LEAVE:.0f} s")
+
+    def _ask(self, c: Any) -> None:
+        if not self._waiting:
+            for name in self.pulse.queues:
                 self._waiting.append(name)
                 self._channel.send_method(spec.Queue.Declare, "BsbbbbbF", (0, name, True, *[False] * 4, None))
+        inbox = _control_queue(c)
+        if inbox and not self._binding:
+            self._binding = True
+            place = (inbox.name, inbox.exchange.name, inbox.routing_key)
+            self._channel.send_method(spec.Queue.Bind, "BsssbF", (0, *place, False, None))
 
-    def _answered(self, name: str, messages: int, consumers: int) -> None:
+    def _declared(self, name: str, messages: int, consumers: int) -> None:
         if name in self._waiting:
             self._waiting.remove(name)
         if name in self.pulse.queues:
-            known = time() if consumers else self.pulse.queues[name].answered
-            self.pulse.queues[name] = Queue(known, messages, consumers)
+            attended = time() if consumers else self.pulse.queues[name].attended
+            self.pulse.queues[name] = Queue(attended, messages, consumers)
+
+    def _bound(self) -> None:
+        self._binding, self._agreed = False, time()
+
+
+def _control_queue(c: Any) -> KombuQueue | None:
+    """Return the queue for remote commands of this connection; None for a worker without them."""
+    boxes = [step.box for step in c.steps if isinstance(step, Control) and step.box.consumer]
+    return boxes[0].consumer.queues[0] if boxes else None

@@ -16,7 +16,7 @@ from time import time
 
 LOOP_LIMIT = 30.0  # seconds; the main loop writes every 5
 CONNECT_LIMIT = 120.0  # seconds; a restart of all brokers takes less
-ANSWER_LIMIT = 60.0  # seconds; a queue without majority does not answer
+ATTENDED_LIMIT = 60.0  # seconds; a queue without majority does not answer
 STARVED_LIMIT = 90.0  # seconds; above the broker's longest pause before it hands a rejected message out again
 TICK_LIMIT = 90.0  # seconds; beat writes before and after each publish, and waits up to 60 for Redis
 
@@ -25,13 +25,13 @@ TICK_LIMIT = 90.0  # seconds; beat writes before and after each publish, and wai
 class Queue:
     """What the broker last said about a queue.
 
-    :ivar answered: when it last knew a consumer, as seconds since the epoch. A queue whose leader is away or slow is
+    :ivar attended: when it last knew a consumer, as seconds since the epoch. A queue whose leader is away or slow is
         described as empty and without consumers, so one such answer says nothing.
     :ivar messages: how many were ready.
     :ivar consumers: how many consumers it knew, this worker's included.
     """
 
-    answered: float
+    attended: float
     messages: int = 0
     consumers: int = 0
 
@@ -102,7 +102,7 @@ class Pulse:
             queue is not None
             and self.state == "consuming"
             and queue.consumers > 0
-            and now - queue.answered <= ANSWER_LIMIT
+            and now - queue.attended <= ATTENDED_LIMIT
             and now - self.time <= LOOP_LIMIT
         )
 
@@ -122,9 +122,9 @@ class Pulse:
             return [f"the main loop has stood still for {age:.0f} s (limit {LOOP_LIMIT:.0f})"]
         found = [] if self.queues else ["it consumes from no queue"]
         for name, queue in self.queues.items():
-            if (age := now - queue.answered) > ANSWER_LIMIT:
+            if (age := now - queue.attended) > ATTENDED_LIMIT:
                 reason = "no answer from the broker about" if queue.consumers else "the broker knows no consumer of"
-                found.append(f"{reason} queue {name} for {age:.0f} s (limit {ANSWER_LIMIT:.0f})")
+                found.append(f"{reason} queue {name} for {age:.0f} s (limit {ATTENDED_LIMIT:.0f})")
         if self.starved and (age := now - self.starved) > STARVED_LIMIT:
             found.append(f"messages have waited for {age:.0f} s while it had nothing to do (limit {STARVED_LIMIT:.0f})")
         return found

@@ -24,6 +24,7 @@ app.conf.result_backend_transport_options["durable_patience"] = float(os.environ
 app.conf.result_backend_transport_options["global_keyprefix"] = f"scratch:{app.conf.task_default_queue}:"
 app.conf.redbeat_key_prefix = f"scratch:{app.conf.task_default_queue}:"
 app.conf.worker_hijack_root_logger = False
+app.conf.broker_failover_strategy = os.environ.get("SCRATCH_FAILOVER", app.conf.broker_failover_strategy)
 if os.environ.get("SCRATCH_TICK"):
     app.conf.beat_schedule = {
         "tick": {

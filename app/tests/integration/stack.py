@@ -127,7 +127,10 @@ class Stack:
     def queue(self, name: str, *columns: str, node: str = "rabbit1") -> dict[str, Any]:
         """Return columns of one queue of the vhost."""
         rows: list[dict[str, Any]] = self.rabbitmqctl("list_queues", "-p", "holdfast", "name", *columns, node=node)
-        return next(row for row in rows if row["name"] == name)
+        for row in rows:
+            if row["name"] == name:
+                return row
+        raise ValueError(f"{node} does not list the queue {name}")
 
     def redis_primary(self) -> str:
         """Return the service name of the Redis that Sentinel calls primary now."""

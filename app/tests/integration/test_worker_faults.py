@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .publishing import NODES, cut_off, leader, urls
 from .stack import wait_until
 
 if TYPE_CHECKING:
@@ -71,6 +72,21 @@ def test_a_worker_survives_the_restart_of_all_brokers(rig: Rig) -> None:
         assert worker.alive
     with rig.worker(concurrency=2):
         wait_until(lambda: len(rig.runs("end")) == 50, "what was queued before is run", 60)
+
+
+@pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
+def test_a_worker_leaves_a_broker_that_is_cut_off_from_the_others(rig: Rig, *, leads: bool) -> None:
+    """A leader without followers does not know that it leads no more."""
+    nodes = sorted(NODES, key=lambda name: (name == leader(rig)) != leads)
+    with rig.worker(HOLDFAST_BROKER_URL=urls(rig, *nodes), SCRATCH_FAILOVER="round-robin") as worker:
+        assert {there for _, there in worker.broker_connections()} == {rig.stack.address(nodes[0])}
+        with cut_off(rig, nodes[0]):
+            worker.wait_for("Connected to amqp", 60, times=2)
+            rig.call("[echo.delay(n) for n in range(5)]")
+            # one is handed to the consumer on the other side, until that node is taken for gone (net_ticktime: 60 s)
+            wait_until(lambda: len(rig.runs("end")) >= 4, "it consumes through another broker", 40)
+            assert worker.alive
+        wait_until(lambda: len(rig.runs("end")) == 5, "the last one is handed out again", 90)
 
 
 def test_a_consumer_timeout_does_not_stop_the_worker(rig: Rig) -> None:
