@@ -186,7 +186,11 @@ class Inventory(Environment):
         variables = os.environ | {"INVENTORY": str(self._inventory)}
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise TargetError(f"Ansible cannot read {self._inventory}:\n{(done.stdout + done.stderr)[-2000:]}")
+            said = (done.stdout + done.stderr)[-2000:].strip()
+            raise TargetError(
+                f"Ansible cannot read {self._inventory}:\n{said}\nAllowed is an inventory that site.yml takes, with "
+                f"its vault. Next: make play INVENTORY={self._inventory} PLAYBOOK=verify"
+            )
         return Hosts(self.state / "hosts.json")
 
     def annotations(self, stack: Stack) -> None:
