@@ -410,7 +410,7 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     from drill.lab import Lab, VirtualHost  # noqa: PLC0415 - as above
     from drill.run import Drill, Options  # noqa: PLC0415 - as above
     from drill.second import PROJECT  # noqa: PLC0415 - as above
-    from drill.stack import RedisBrokerStack, Stack  # noqa: PLC0415 - as above
+    from drill.stack import STACK, RedisBrokerStack, Stack  # noqa: PLC0415 - as above
     from drill.variants import app  # noqa: PLC0415 - as above
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -442,7 +442,9 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
                     ledger=mutant.ledger,
                 )
                 kind = RedisBrokerStack if mutant.redis_broker else Stack
-                drill = Drill(kind(place, passwords, app), options, environment.ledgers, journal, lambda _: None)
+                stack = kind(place, passwords, app)
+                stack.rules = STACK  # one yardstick for all: a mutant must not loosen its own bounds
+                drill = Drill(stack, options, environment.ledgers, journal, lambda _: None)
                 drill.execute(faults or scenario.faults)
         finally:
             host.remove()

@@ -24,6 +24,7 @@ QUEUES = ("default", "critical")
 PARKING = ("dead", "unrouted")  # where messages may stay
 PRIORITIES = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # ends of the keys that kombu makes of one queue in Redis
 PRIMARY = "results"
+STACK = "holdfast"  # virtual host of the stack
 POLL = 0.5  # seconds between two looks
 
 
@@ -71,11 +72,16 @@ class Stack:
         target: where the stack runs.
         passwords: folder with a file per password.
         app: the Celery application whose settings the clients use.
+
+    Attributes:
+        vhost: virtual host of the tasks.
+        rules: virtual host whose policies the bounds are made of.
     """
 
     def __init__(self, target: Target, passwords: Path, app: Any) -> None:
         self.target, self.app = target, app
         self.vhost: str = app.connection_for_write().virtual_host
+        self.rules = self.vhost
         self.publishers: Publishers | None = None
         self.parking: tuple[str, ...] = PARKING
         self._passwords = passwords
@@ -252,7 +258,7 @@ class Stack:
         """The live settings, read once: from the broker, Sentinel and the application."""
         node = self.tier("rabbit")[0]
         poll = self.ctl(node, "eval", "application:get_env(aten, poll_interval, 5000).")
-        policies = {p["name"]: p["definition"] for p in self.management(f"policies/{self.vhost}")}
+        policies = {p["name"]: p["definition"] for p in self.management(f"policies/{self.rules}")}
         tasks = policies.get("tasks", {})
         conf = self.app.conf
         sentinel = next(iter(self.sentinels().values()))
@@ -363,7 +369,7 @@ class RedisBrokerStack(Stack):
     def __init__(self, target: Target, passwords: Path, app: Any) -> None:
         super().__init__(target, passwords, app)
         self._database = int(self.vhost.strip("/"))
-        self.vhost = "holdfast"  # where the bounds read their settings; no task goes there
+        self.vhost = self.rules = STACK  # no task goes there
         self.parking = ()
 
     def depth(self) -> dict[str, int]:
