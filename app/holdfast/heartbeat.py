@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kombu import Queue as KombuQueue
 
 INTERVAL = 5.0  # seconds
+AGAIN = 10.0  # seconds; a question to a leader that has gone meanwhile is never answered
 LEAVE = 20.0  # seconds; an election takes less, and so does a leader that freezes for 15 s
 
 
@@ -37,9 +38,8 @@ class Heartbeat(bootsteps.StartStopStep):
         processes.show(self.pulse)
         self._timer: Any = None
         self._channel: Any = None
-        self._waiting: list[str] = []
-        self._binding = False
-        self._agreed = 0.0
+        self._waiting: set[str] = set()
+        self._asked = self._agreed = 0.0
 
     def connecting(self) -> None:
         """Note that the worker has no connection."""
@@ -53,9 +53,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self.pulse.queues = {queue.name: Queue(now, consumers=1) for queue in c.task_consumer.queues}
         self.pulse.starved = None
         if c.connection.transport.driver_type == "amqp":
-            self._channel = c.connection.channel()
-            self._channel._callbacks[spec.Queue.DeclareOk] = self._declared
-            self._channel._callbacks[spec.Queue.BindOk] = self._bound
+            self._open(c)
         self._timer = c.timer.call_repeatedly(INTERVAL, self._beat, (c,))
         self.pulse.enter("consuming")
         self.pulse.write()
@@ -65,9 +63,14 @@ class Heartbeat(bootsteps.StartStopStep):
         if self._timer is not None:
             c.timer.cancel(self._timer)
         self._timer = self._channel = None
-        self._waiting, self._binding = [], False
+        self._waiting = set()
 
     shutdown = stop
+
+    def _open(self, c: Any) -> None:
+        self._channel = c.connection.channel()
+        self._channel._callbacks[spec.Queue.DeclareOk] = self._declared
+        self._channel._callbacks[spec.Queue.BindOk] = self._bound
 
     def _beat(self, c: Any) -> None:
         pulse, received = self.pulse, sum(state.total_count.values())
@@ -91,29 +94,36 @@ class Heartbeat(bootsteps.StartStopStep):
         for name, queue in self.pulse.queues.items():
             if now - queue.attended > LEAVE:
                 raise ConnectionResetError(f"this broker has known no consumer of {name} for {LEAVE:.0f} s")
-        if self._binding and now - self._agreed > LEAVE:
+        if now - self._agreed > LEAVE:
             raise ConnectionResetError(f"this broker has agreed on nothing with the others for {LEAVE:.0f} s")
 
     def _ask(self, c: Any) -> None:
-        if not self._waiting:
-            for name in self.pulse.queues:
-                self._waiting.append(name)
-                self._channel.send_method(spec.Queue.Declare, "BsbbbbbF", (0, name, True, *[False] * 4, None))
+        now = time()
+        if self._waiting:
+            if now - self._asked < AGAIN:
+                return
+            self._open(c)  # the broker answers one question of a channel after the other
+        self._asked = now
+        self._waiting = set(self.pulse.queues)
+        for name in self.pulse.queues:
+            self._channel.send_method(spec.Queue.Declare, "BsbbbbbF", (0, name, True, *[False] * 4, None))
         inbox = _control_queue(c)
-        if inbox and not self._binding:
-            self._binding = True
+        if inbox:
+            self._waiting.add(inbox.name)
             place = (inbox.name, inbox.exchange.name, inbox.routing_key)
             self._channel.send_method(spec.Queue.Bind, "BsssbF", (0, *place, False, None))
+        else:
+            self._agreed = now  # a worker without remote control has nothing to bind
 
     def _declared(self, name: str, messages: int, consumers: int) -> None:
-        if name in self._waiting:
-            self._waiting.remove(name)
+        self._waiting.discard(name)
         if name in self.pulse.queues:
             attended = time() if consumers else self.pulse.queues[name].attended
             self.pulse.queues[name] = Queue(attended, messages, consumers)
 
     def _bound(self) -> None:
-        self._binding, self._agreed = False, time()
+        self._agreed = time()
+        self._waiting &= self.pulse.queues.keys()
 
 
 def _control_queue(c: Any) -> KombuQueue | None:

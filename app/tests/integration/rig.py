@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -282,6 +283,10 @@ class Process:
                 _, _, here, there, *_ = line.split()
                 found.append((here.rpartition(":")[2], there.rpartition(":")[0]))
         return found
+
+    def consumes_from(self) -> str:
+        """Return the address of the broker that it consumes from; its events may go to another one."""
+        return str(re.findall(r"Connected to amqps?://\S*@([\d.]+):", self.text)[-1])
 
     def wait_for(self, words: str, deadline: float = 30, times: int = 1) -> None:
         """Wait until the log contains ``words`` so many times."""

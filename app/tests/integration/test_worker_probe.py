@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .publishing import NODES
 from .stack import wait_until
 
 if TYPE_CHECKING:
@@ -89,8 +90,7 @@ def test_the_probe_tells_a_worker_that_has_ended_from_one_that_works(rig: Rig) -
 
 def test_a_worker_leaves_a_frozen_node_and_its_restart_does_not_hang_on_one(rig: Rig) -> None:
     with rig.worker() as worker:
-        (address,) = {there for _, there in worker.broker_connections()}
-        node = next(name for name in ("rabbit1", "rabbit2", "rabbit3") if rig.stack.address(name) == address)
+        node = next(name for name in NODES if rig.stack.address(name) == worker.consumes_from())
         with rig.paused(node):
             worker.wait_for("Connected to amqp", 45, times=2)
             with rig.worker() as second:  # ready, though a third of its attempts to connect meet the frozen node
