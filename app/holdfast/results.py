@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import count
 from random import uniform
@@ -271,7 +271,7 @@ class DurableSentinelBackend(SentinelBackend):
         meta["task_id"] = str(task_id)
         key = self.get_key_for_task(task_id)
         if state not in READY_STATES:
-            self.client.set(key, self.encode(meta), ex=self.expires or None)
+            self._tell(key, self.encode(meta))
             return result
         present = self.get(key)
         if present and self.decode(present)["status"] == SUCCESS:
@@ -279,6 +279,27 @@ class DurableSentinelBackend(SentinelBackend):
         else:
             self._set_with_state(key, self.encode(meta), state)
         return result
+
+    def _tell(self, key: bytes, news: bytes) -> None:
+        """Write a state that is not final, unless the task has succeeded meanwhile.
+
+        A worker that was frozen calls its task off when it wakes up, and its twin elsewhere may have just ended.
+        """
+
+        def write(pipe: Any) -> None:
+            present = pipe.get(key)
+            pipe.multi()
+            if not present or self.decode(present)["status"] != SUCCESS:
+                pipe.set(key, news, ex=self.expires or None)
+
+        self.client.transaction(write, key)
+
+    @override
+    def _set_chord_key(self, key: bytes, value: Any) -> None:
+        """Note what a chord must know of its members, for good: one whose size is lost with a primary never ends."""
+        seconds = self.chord_expires
+        with self._store(f"size of chord {key!r}") if get_current_task() else nullcontext():
+            self._durable(("SET", key, value, "EX", seconds) if seconds else ("SET", key, value))
 
     @property
     def _chord_part_return_script(self) -> Callable[..., tuple[int, Any, Any, bool]]:

@@ -38,6 +38,22 @@ try:
 except PutBack:
     print("not stored")
 """
+STORE_TWICE = """
+app.backend.store_result("twice", None, "STARTED")
+app.backend.store_result("twice", ValueError("cancelled"), "RETRY")
+between = app.backend.get_state("twice")
+app.backend.store_result("twice", 1, "SUCCESS")
+app.backend.store_result("twice", ValueError("cancelled"), "RETRY")
+print(between, app.backend.get_task_meta("twice", cache=False)["status"])
+"""
+NOTE_CHORD = """
+from redis.exceptions import RedisError
+try:
+    app.backend.set_chord_size("group", 2)
+    print("noted")
+except RedisError:
+    print("not noted")
+"""
 READ_ALL = """
 import json
 print(json.dumps([app.backend.get_task_meta(f"id{n}", cache=False)["result"] for n in range(40)]))
@@ -60,6 +76,17 @@ def test_every_replica_that_is_up_confirms_and_a_dead_one_is_not_waited_for(rig:
         wait_until(lambda: rig.call(STORE_ONE) == "stored by 1", "Sentinel calls it down", 60)
     rig.stack.wait_healthy(*DATA)
     wait_until(lambda: rig.call(STORE_ONE) == "stored by 2", "it counts again", 60)
+
+
+def test_a_task_that_succeeded_is_not_called_off_by_its_late_twin(rig: Rig) -> None:
+    assert rig.call(STORE_TWICE) == "RETRY SUCCESS"
+
+
+def test_the_size_of_a_chord_is_noted_for_good_or_not_at_all(rig: Rig) -> None:
+    with rig.paused(*replicas(rig)):
+        assert rig.call(NOTE_CHORD, SCRATCH_PATIENCE="2") == "not noted"
+    rig.stack.wait_healthy(*DATA)
+    wait_until(lambda: rig.call(NOTE_CHORD) == "noted", "a replica notes it", 60)
 
 
 def test_without_a_replica_no_result_counts_as_stored_and_no_task_as_failed(rig: Rig) -> None:
