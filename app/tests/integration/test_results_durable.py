@@ -117,6 +117,9 @@ def test_a_worker_lives_while_the_store_is_away_and_settles_what_it_held(rig: Ri
 
 def test_stock_celery_ends_when_an_expired_task_arrives_while_the_store_is_away(rig: Rig) -> None:
     with rig.worker(STOCK="1", HOLDFAST_RESULT_URL="sentinel://app:none@127.0.0.1:1/0") as worker:
+        rig.publish('[["first"], {}, {}]', {"id": "first", "task": "scratch.echo", "ignore_result": True})
+        # in the tenth of a second before its loop begins, the error would be passed over (_quick_drain)
+        wait_until(lambda: rig.runs("end") == {"first": 1}, "its loop runs tasks", 30)
         rig.publish("[[1], {}, {}]", {"id": "late", "task": "scratch.echo", "expires": "2020-01-01T00:00:00+00:00"})
         wait_until(lambda: not worker.alive, "the worker has ended", 150)
     wait_until(lambda: rig.depth() == (1, 0), "it waits for the next worker to end at", 30)
