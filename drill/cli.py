@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,7 +284,8 @@ def soak(environment: Environment, hours: float, seed: int, rate: float, publish
                     return
                 yield name
 
-    sys.exit(checker.EXIT[_execute(environment, Options(seed, rate, publishers), until_end())[1].word])
+    _, verdict = _execute(environment, Options(seed, rate, publishers), until_end(), "any fault")
+    sys.exit(checker.EXIT[verdict.word])
 
 
 @main.command()
@@ -304,6 +307,36 @@ def calm(environment: Environment, minutes: float, seed: int, rate: float) -> No
     if history.alert_limits and not history.alerts:  # without limits nobody got as far as asking
         click.echo("No alert fired.")
     sys.exit(checker.EXIT[checker.FAIL] if history.alerts else checker.EXIT[verdict.word])
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
+@click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
+@on_inventory
+@click.pass_obj
+def beside(environment: Environment, command: tuple[str, ...], seed: int, rate: float, publishers: int) -> None:
+    """Run COMMAND under load: it must succeed, nothing may be lost, and no publish may fail.
+
+    For what an operator does to a stack in use: drill beside -- make play PLAYBOOK=rolling_restart
+    """
+    from drill.run import Options  # noqa: PLC0415 - as above
+
+    if not shutil.which(command[0]):
+        raise click.UsageError(f"There is no program {command[0]}. Next: drill beside -- COMMAND")
+    code = 0
+
+    def run_it() -> Iterator[str]:
+        nonlocal code
+        code = subprocess.run(command, check=False).returncode
+        yield from ()
+
+    plan = f"nothing by itself, but runs {shlex.join(command)}"
+    _, verdict = _execute(environment, Options(seed, rate, publishers), run_it(), plan, live=False)
+    failed = len(verdict.counts.unknown)
+    click.echo(f"The command ended with {code}. {failed} publishes failed.")
+    sys.exit(checker.EXIT[checker.FAIL] if code or failed else checker.EXIT[verdict.word])
 
 
 @main.command()
@@ -451,15 +484,25 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     click.echo(drill.folder)
 
 
-def _execute(environment: Environment, options: Options, faults: Iterable[str]) -> tuple[History, Verdict]:
-    """Run a drill with a live view; a target that refuses ends the command."""
+def _execute(
+    environment: Environment, options: Options, faults: Iterable[str], plan: str = "", *, live: bool = True
+) -> tuple[History, Verdict]:
+    """Run a drill; a target that refuses ends the command.
+
+    Args:
+        environment: where things are.
+        options: what the user chose.
+        faults: their names; those of a list are left out where the target has no node for them.
+        plan: what the drill will break, in words; the list itself if empty.
+        live: show the progress in place, which leaves the terminal to nobody else.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # heals on the way out, as Ctrl-C does
     from drill.run import Drill  # noqa: PLC0415 - as above
 
     console = Console()
     try:
         journal = environment.journal()
-        with journal.alone():
+        with journal.alone(), ExitStack() as screen:
             stack = environment.stack()
             if faults and isinstance(faults, list):
                 faults = _applicable(stack, faults, console)
@@ -468,16 +511,16 @@ def _execute(environment: Environment, options: Options, faults: Iterable[str]) 
                 console.print("A drill was killed in the middle of a fault; healing first.")
                 journal.heal(stack)
             console.print(f"Target: {stack.target.name}. Seed {options.seed}, {options.rate:g} tasks a second.")
-            plan = ", ".join(faults) if total else "nothing" if isinstance(faults, list) else "any fault"
-            console.print(f"This will break, one after the other: {plan}.")
-            with Live(console=console, refresh_per_second=4) as live:
+            console.print(f"This will break, one after the other: {plan or ', '.join(faults) or 'nothing'}.")
+            view = screen.enter_context(Live(console=console, refresh_per_second=4)) if live else None
 
-                def show(progress: Progress) -> None:
-                    live.update(_view(progress, total))
+            def show(progress: Progress) -> None:
+                if view:
+                    view.update(_view(progress, total))
 
-                annotations = environment.annotations(stack)
-                drill = Drill(stack, options, environment.ledgers, journal, show, annotations=annotations)
-                history, verdict = drill.execute(faults)
+            annotations = environment.annotations(stack)
+            drill = Drill(stack, options, environment.ledgers, journal, show, annotations=annotations)
+            history, verdict = drill.execute(faults)
     except TargetError as error:
         console.print(f"[red]Not started.[/] {error}")
         sys.exit(checker.EXIT[checker.INCONCLUSIVE])

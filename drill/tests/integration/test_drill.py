@@ -38,6 +38,23 @@ def test_the_smoke_set_passes() -> None:
     assert process.returncode == 0, said
 
 
+def test_a_command_that_restarts_a_worker_host_under_load_loses_nothing(stack: Stack) -> None:
+    worker = stack.target.nodes["worker1"]
+    before = stack.target.birth(worker)
+    process = drill("beside", "--", "docker", "restart", "--time", "45", worker.handle)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert stack.target.birth(worker) != before
+
+
+@pytest.mark.long
+def test_a_command_that_fails_fails_the_drill() -> None:
+    process = drill("beside", "--", "false")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    assert "The command ended with 1." in said
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "name",
