@@ -150,6 +150,8 @@ class Environment:
         if child.returncode:
             raise click.ClickException(f"The set-up {name} did not run; see above.")
         report: dict[str, Any] = json.loads((Path(said.split()[-1]) / "report.json").read_text())
+        if not report["counts"]["acknowledged"]:  # red for a reason that proves nothing
+            raise click.ClickException(f"The set-up {name} published nothing: {'; '.join(report['reasons'])}")
         return report
 
     def annotations(self, stack: Stack) -> Annotations | None:

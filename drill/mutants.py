@@ -203,19 +203,6 @@ MUTANTS = {
         settings=_STOCK_STORE,
         second=_redis(("^min-replicas-to-write 1", "min-replicas-to-write 0")),
     ),
-    "sentinel-names": Mutant(
-        "Sentinel knows the Redis nodes by name, and the name of a dead container is gone (redis#12753)",
-        12,
-        ("redis-primary-kill",),
-        second=_redis(
-            (
-                r"^sentinel announce-ip \S+\.3(\d)$",
-                r"sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\nsentinel announce-ip sentinel\1",
-            ),
-            (r"^sentinel monitor results \S+\.2(\d) ", r"sentinel monitor results redis\1 "),
-            (r"^replica-announce-ip \S+\.2(\d)$", r"replica-announce-ip redis\1"),
-        ),
-    ),
     "channel-errors": Mutant(
         "a channel error ends the worker, control queues are exclusive",
         13,

@@ -63,8 +63,6 @@ class Servers:
         for tier, name in _ADDRESSES.items():
             if tier in self._second.tiers:
                 environment[name] = self._moved(environment[name])
-        nodes = self.target.nodes.values()
-        environment["DRILL_NAMES"] = json.dumps({node.name: node.address for node in nodes})
 
     def write_files(self, files: dict[str, str]) -> dict[str, dict[str, str]]:
         """Write the changed copies.

@@ -227,7 +227,7 @@ class Stack:
         if not addresses:
             raise TargetError("No Sentinel answers.")
         address = max(set(addresses), key=addresses.count)
-        return next(node for node in self.tier("redis") if address in {node.address, node.name})
+        return next(node for node in self.tier("redis") if node.address == address)
 
     def epoch(self) -> int:
         """Return the number of the last failover."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 from typing import Any
 
 from celery import Celery
@@ -36,16 +34,6 @@ def _make(mutant: mutants.Mutant) -> Celery:
     return app
 
 
-def _resolve(names: dict[str, str]) -> None:
-    """Resolve the names of the second servers, as Docker does in their network, where this process is not."""
-    ask = socket.getaddrinfo
-
-    def answer(host: Any, *arguments: Any, **options: Any) -> Any:
-        return ask(names.get(host, host), *arguments, **options)
-
-    socket.getaddrinfo = answer
-
-
 def _stock() -> dict[str, Any]:
     """Return what Celery needs to find its servers, and nothing else."""
     return {
@@ -64,5 +52,4 @@ def _stock() -> dict[str, Any]:
     }
 
 
-_resolve(json.loads(os.environ.get("DRILL_NAMES", "{}")))
 app = _make(mutants.find(os.environ.get("DRILL_VARIANT", "control")))
