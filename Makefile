@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: bench drill faults help up down clean status monitor logs secrets render test lint env lab lab-down play
+.PHONY: bench drill faults help up down clean status monitor logs secrets render test test-production lint env lab lab-down play
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -43,6 +43,9 @@ test: ## everything that proves this checkout: checks, unit tests, the stack bro
 
 faults: env ## the tests that are too long for make test, on the running stack (make up first)
 	@.venv/bin/pytest -m long
+
+test-production: env ## the playbooks on bare hosts in containers, from nothing to every verb under load (STEPS="site drill")
+	@scripts/test-production $(STEPS)
 
 drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)
 	@.venv/bin/python -m drill run --set $(or $(SET),standard)

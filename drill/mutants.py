@@ -47,7 +47,6 @@ class Mutant:
 
     Attributes:
         removes: the safeguard that is switched off, in words.
-        number: of the safeguard in docs/drill.md; 0 for set-ups that are no mutants.
         faults: what must show it.
         mix: of the load.
         rate: tasks per second.
@@ -62,7 +61,6 @@ class Mutant:
     """
 
     removes: str
-    number: int = 0
     faults: tuple[str, ...] = ()
     mix: dict[str, int] = field(default_factory=lambda: dict(MIX))
     rate: float = 20.0
@@ -136,19 +134,17 @@ _STOCK_STORE = {"result_backend": "stock", "result_backend_always_retry": True}
 MUTANTS = {
     "confirms": Mutant(
         "the publisher waits for no confirm",
-        1,
         ("broker-hang-kill", "broker-hang-kill"),
         layer=_STOCK_PUBLISH,
         rate=30,
         settings={**_NO_ROUTER, "broker_transport_options": {"confirm_publish": False}},
     ),
-    "quorum": Mutant("the queues live on one node", 2, ("broker-replace",), LONG, topology=_classic),
+    "quorum": Mutant("the queues live on one node", ("broker-replace",), LONG, topology=_classic),
     "late-ack": Mutant(
-        "a task is acknowledged before it runs", 3, ("worker-host-kill",), LONG, settings={"task_acks_late": False}
+        "a task is acknowledged before it runs", ("worker-host-kill",), LONG, settings={"task_acks_late": False}
     ),
     "mandatory": Mutant(
         "a message without a way is dropped",
-        4,
         ("unroutable",),
         layer=_STOCK_PUBLISH,
         settings={**_NO_ROUTER, "broker_transport_options": _CONFIRM},
@@ -156,7 +152,6 @@ MUTANTS = {
     ),
     "worker-lost": Mutant(
         "the task of a killed child counts as failed",
-        5,
         ("worker-child-kill",) * 4,
         LONG,
         settings={"task_reject_on_worker_lost": False},
@@ -164,14 +159,12 @@ MUTANTS = {
     ),
     "dead-letter": Mutant(
         "there is no dead-letter exchange",
-        6,
         (),
         {"short": 80, "poison": 20},
         topology=_policy("tasks", dead_letter_exchange=None, dead_letter_strategy=None),
     ),
     "reject-publish": Mutant(
         "a full queue drops its oldest message, at most once into the dead-letter queue",
-        7,
         (),
         LONG,
         rate=30,
@@ -179,7 +172,6 @@ MUTANTS = {
     ),
     "tag-matching": Mutant(
         "any confirm counts as the message's own",
-        8,
         (),
         {"short": 50, "critical": 25, "nowhere": 25},
         layer=_STOCK_PUBLISH,
@@ -187,40 +179,36 @@ MUTANTS = {
         topology=_refusing,
     ),
     "noreplicas": Mutant(
-        "a refused write of a result is not repeated", 9, ("redis-replicas-kill",), settings=_STOCK_STORE
+        "a refused write of a result is not repeated", ("redis-replicas-kill",), settings=_STOCK_STORE
     ),
     "append-only": Mutant(
         "Redis writes nothing to its disk",
-        10,
         ("redis-all-kill",),
         settings=_STOCK_STORE,
         second=_redis(("^appendonly yes", "appendonly no")),
     ),
     "min-replicas": Mutant(
         "a Redis primary without replicas takes writes",
-        11,
         ("redis-primary-isolate",),
         settings=_STOCK_STORE,
         second=_redis(("^min-replicas-to-write 1", "min-replicas-to-write 0")),
     ),
     "channel-errors": Mutant(
         "a channel error ends the worker, control queues are exclusive",
-        13,
         ("broker-forget",),
         layer=LAYER - {"consumer"},
         settings={"broker_channel_error_retry": False, "control_queue_exclusive": True, "control_queue_durable": False},
     ),
     "disconnected-timeout": Mutant(
         "messages of a consumer whose broker is gone wait for a minute",
-        14,
         ("broker-outage",) * 3,
         LONG,
         topology=_policy("tasks", consumer_disconnected_timeout=60_000),
     ),
     "ledger-buffer": Mutant(
-        "the ledger keeps records in memory", 15, ("publisher-kill",), ledger="drill.mutants:BufferedWriter"
+        "the ledger keeps records in memory", ("publisher-kill",), ledger="drill.mutants:BufferedWriter"
     ),
-    "ledger-drop": Mutant("the ledger drops one record", 16, (), ledger="drill.mutants:DroppingWriter"),
+    "ledger-drop": Mutant("the ledger drops one record", (), ledger="drill.mutants:DroppingWriter"),
 }
 CONTROL = Mutant("nothing: all safeguards are on")
 STOCK = Mutant(
