@@ -65,7 +65,7 @@ def test_a_port_that_is_taken_is_a_line_in_the_log_until_it_is_free(worker: Work
         wait_for(lambda: "succeeded" in worker.log, worker)
         taken.close()
         wait_for(lambda: "metrics on " in worker.log, worker)
-        assert worker.tasks() == {("add", "succeeded"): 1}
+        wait_for(lambda: worker.tasks() == {("add", "succeeded"): 1}, worker)  # the child logs before the parent counts
 
 
 def test_a_folder_that_cannot_be_written_costs_the_numbers_and_not_the_worker(worker: Worker) -> None:
