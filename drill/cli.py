@@ -455,8 +455,9 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     passwords = environment.secrets / "passwords"
     definitions = environment.secrets.parent / "config/rabbitmq/definitions/10-topology.json"
     second = Compose(PROJECT) if scenario.second else None
+    own = second.nodes if second else {}
     host = VirtualHost(
-        (target.nodes | (second.nodes if second else {}))["rabbit1"].address,
+        (target.nodes | own)["rabbit1"].address,
         (passwords / "RABBITMQ_ADMIN_PASSWORD").read_text().strip(),
         definitions,
     )
@@ -482,7 +483,8 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
                 drill = Drill(stack, options, environment.ledgers, journal, lambda _: None)
                 drill.execute(faults or scenario.faults)
         finally:
-            host.remove()
+            if "rabbit1" not in own:  # brokers of its own go as a whole
+                host.remove()
     click.echo(drill.folder)
 
 

@@ -145,14 +145,24 @@ def _timeline(history: History) -> str:
         f'<rect class="shade" x="{_x(f.apply_at, start, end):.1f}" y="14" height="{total - 32}" '
         f'width="{max(2.0, _x(f.healed_at, start, end) - _x(f.apply_at, start, end)):.1f}">'
         f"<title>{escape(f.key)}: {escape(', '.join(f.targets))}</title></rect>"
-        f'<text class="mark" x="{_x(f.apply_at, start, end) + 2:.1f}" y="11">{escape(f.key.partition("-")[0])}</text>'
         for f in history.faults
         if f.healed_at
     ]
+    marks = _marks([(_x(f.apply_at, start, end) + 2, f.key.partition("-")[0]) for f in history.faults if f.healed_at])
     seconds = "".join(
         f'<text x="{_x(start + at, start, end):.0f}" y="{total - 2}">{at:.0f} s</text>' for at in _ticks(end - start)
     )
-    return f'<svg viewBox="0 0 {WIDTH} {total}" role="img">{"".join(shades)}{"".join(drawn)}{seconds}</svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {total}" role="img">{"".join(shades)}{marks}{"".join(drawn)}{seconds}</svg>'
+
+
+def _marks(places: Sequence[tuple[float, str]]) -> str:
+    """Return the numbers of the faults, without those that would lie on the one before."""
+    drawn, free = [], 0.0
+    for x, number in places:
+        if x >= free:
+            drawn.append(f'<text class="mark" x="{x:.1f}" y="11">{escape(number)}</text>')
+            free = x + 8 * len(number) + 4
+    return "".join(drawn)
 
 
 def _strip(title: str, points: Sequence[tuple[float, float]], colour: str, top: float) -> str:

@@ -11,6 +11,7 @@ import pytest
 from drill import checker, report
 from drill.alerts import Span
 from drill.history import Bound
+from drill.report.page import _marks
 from drill.tests.unit.test_checker import fault, healthy, lose
 
 if TYPE_CHECKING:
@@ -58,3 +59,8 @@ def test_the_page_says_which_alert_came_and_when(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert '<span class="ok">after 38 s (50 s), gone 15 s after healing</span>' in page
     assert json.loads((tmp_path / "report.json").read_text())["faults"][0]["alert"]["good"]
+
+
+def test_numbers_of_faults_do_not_lie_on_each_other() -> None:
+    drawn = _marks([(50.0, "1"), (55.0, "2"), (70.0, "3")])
+    assert [number for number in "123" if f">{number}<" in drawn] == ["1", "3"]
