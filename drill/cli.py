@@ -335,7 +335,8 @@ def beside(environment: Environment, command: tuple[str, ...], seed: int, rate: 
         yield from ()
 
     plan = f"nothing by itself, but runs {shlex.join(command)}"
-    _, verdict = _execute(environment, Options(seed, rate, publishers), run_it(), plan, live=False)
+    options = Options(seed, rate, publishers, operated=True)
+    _, verdict = _execute(environment, options, run_it(), plan, live=False)
     failed = len(verdict.counts.unknown)
     click.echo(f"The command ended with {code}. {failed} publishes failed.")
     sys.exit(checker.EXIT[checker.FAIL] if code or failed else checker.EXIT[verdict.word])

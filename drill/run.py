@@ -49,6 +49,7 @@ class Options:
         drain: seconds that the queues may stay as full as they are after the load.
         recovery: seconds that the stack may take to be whole again after a fault.
         alerts: hold each fault until the alert that it must raise has had its time, and report on it.
+        operated: a command of an operator runs meanwhile; extra executions are counted, and explained by it.
     """
 
     seed: int
@@ -60,6 +61,7 @@ class Options:
     drain: float = 240.0
     recovery: float = 120.0
     alerts: bool = False
+    operated: bool = False
     app: str = "webhooks.app:app"
     ledger: str = "drill.ledger:Writer"
 

@@ -170,6 +170,15 @@ def test_a_repeated_effect_is_certain_even_when_the_ledger_is_incomplete() -> No
     assert checker.judge(history).word == "fail"
 
 
+def test_a_command_that_runs_meanwhile_explains_extra_executions_and_no_loss() -> None:
+    history = healthy()
+    repeat_without_reason(history)
+    history.meta["options"] = {"operated": True}
+    assert checker.judge(history).word == "pass"
+    lose(history)
+    assert checker.judge(history).word == "fail"
+
+
 @pytest.mark.parametrize(("extra", "word"), [(3, "pass"), (4, "fail")])
 def test_extra_executions_up_to_the_unacknowledged_tasks_are_explained(extra: int, word: str) -> None:
     history = healthy()
