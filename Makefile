@@ -44,7 +44,7 @@ test: ## everything that proves this checkout: checks, unit tests, the stack bro
 faults: env ## the tests that are too long for make test, on the running stack (make up first)
 	@.venv/bin/pytest -m long
 
-test-production: env ## the playbooks on bare hosts in containers, from nothing to every verb under load (STEPS="site drill")
+test-production: env ## the playbooks on bare hosts in containers, from nothing to a drill, with operations under load (STEPS="site drill")
 	@scripts/test-production $(STEPS)
 
 drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)

@@ -118,7 +118,7 @@ class Environment:
         """Run one set-up in a process of its own, because an application is set up on import; return its report.
 
         Raises:
-            click.ClickException: it did not get as far as a report.
+            click.ClickException: it did not get as far as a report, or published nothing.
         """
         from drill import mutants  # noqa: PLC0415 - only where a set-up is run
         from drill.lab import use_redis, use_vhost  # noqa: PLC0415 - as above
