@@ -184,7 +184,10 @@ class Publisher:
                 suspected = (
                     isinstance(failure, Suspected) and error.retryable
                 )  # else it was this message: not published
-                failure = error.about(wire.task_id, maybe_published=maybe or suspected)
+                # an attempt that the deadline cut off says less than the answer before it
+                cut = failure is not None and error.retryable and monotonic() >= limits.end
+                told = failure if failure is not None and cut else error
+                failure = told.about(wire.task_id, maybe_published=maybe or suspected or error.maybe_published)
                 if not isinstance(error, Suspected):
                     maybe = failure.maybe_published
                 if not error.retryable:

@@ -109,6 +109,7 @@ class Peer:
         self.script = script
         self.tls = tls
         self.sessions: list[Session] = []
+        self.deaf = False  # whether further connections get no greeting
         self.server = socket.create_server(("127.0.0.1", 0), backlog=64)
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -122,7 +123,8 @@ class Peer:
                 sock = self.server.accept()[0]
                 session = Session(self, self.tls.wrap_socket(sock, server_side=True) if self.tls else sock)
                 self.sessions.append(session)
-                threading.Thread(target=self._serve, args=(session,), daemon=True).start()
+                if not self.deaf:
+                    threading.Thread(target=self._serve, args=(session,), daemon=True).start()
 
     @staticmethod
     def _serve(session: Session) -> None:
@@ -283,6 +285,17 @@ def test_a_node_that_cannot_serve_is_left(code: int) -> None:
         assert (len(one.published), len(two.published)) == (1, 1)
     with peers(refuse) as (publisher, _), pytest.raises(Unreachable, match="not now") as caught:
         publisher.publish(message(), deadline=0.5)
+    assert caught.value.maybe_published
+
+
+def test_an_attempt_that_the_deadline_cuts_off_hides_no_answer() -> None:
+    def refuse(session: Session, _tag: int) -> None:
+        session.peer.deaf = True
+        session.close_connection(541, "not now")
+
+    with peers(refuse) as (publisher, (node,)), pytest.raises(Unreachable, match="not now") as caught:
+        publisher.publish(message(), deadline=0.5)
+    assert len(node.sessions) == 2, "there was a further attempt"
     assert caught.value.maybe_published
 
 
