@@ -5,6 +5,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 project=holdfast
 network=${HOLDFAST_NET:-172.30.77} # first three numbers of the addresses; change it when it collides with your own network
+test_lab=holdfast-test-lab # the hosts on which make test runs the playbooks
+PATH=$PATH:$root/build/uv/bin # where scripts/env puts uv on a machine without it
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # an old engine cannot store what newer buildx adds to an image
 
 # What preflight accepts. The two sizes can be set for small test machines, at the caller's own risk.
