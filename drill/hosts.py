@@ -276,12 +276,13 @@ class Hosts:
     def fetch_ledger(self, folder: Path) -> None:
         """Copy the run's folder from the worker hosts.
 
-        A file's length is read before the file: what a worker writes meanwhile is then beyond it, not missing.
+        A file's length is read before the file: what a worker writes meanwhile is then beyond it, not missing. What is
+        only reserved for further records is packed to nothing.
         """
         script = (
             f"cd {self._ledger}/{folder.name}\n"
             # by their endings: head comes before ledger
-            "tar -c --no-recursion --warning=no-file-changed . $(ls -X) || [ $? = 1 ]"
+            "tar -cz --no-recursion --warning=no-file-changed . $(ls -X) || [ $? = 1 ]"
         )
         for said in self._all(dict.fromkeys(self._ledger_hosts(), script), timeout=300).values():
             with tarfile.open(fileobj=io.BytesIO(said)) as archive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -91,13 +92,56 @@ def test_a_file_of_another_run_or_name_is_damage(tmp_path: Path, book: Path) -> 
     assert ledger.read(tmp_path / "other.ledger", RUN).damage
 
 
-def test_half_a_line_after_the_head_is_the_mark_of_a_killed_writer(tmp_path: Path) -> None:
-    writer = ledger.Writer(tmp_path / "p.ledger", RUN, "test")
+@pytest.mark.parametrize("torn", [b'00000000 {"k":"outc', b'00000000 {"k":"\0\0\0\0\0\0","n":3}\n'])
+def test_half_a_record_after_the_head_is_the_mark_of_a_killed_writer(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "p.ledger"
+    writer = ledger.Writer(path, RUN, "test")
     writer.append("attempt", id="a")
-    with (tmp_path / "p.ledger").open("ab") as file:
-        file.write(b'00000000 {"n":3')
-    read = ledger.read(tmp_path / "p.ledger", RUN)
+    content = path.read_bytes()
+    path.write_bytes(content.rstrip(b"\0") + torn + bytes(100))
+    read = ledger.read(path, RUN)
     assert (read.damage, read.closed, len(read.records)) == ([], False, 2)
+
+
+def test_a_head_that_a_reboot_left_behind_hides_no_record(tmp_path: Path) -> None:
+    path = tmp_path / "p.ledger"
+    writer = ledger.Writer(path, RUN, "test")
+    head = path.with_suffix(".head").read_bytes()
+    writer.commit(writer.append("end", id="a"))
+    path.with_suffix(".head").write_bytes(head)
+    read = ledger.read(path, RUN)
+    assert (read.damage, len(read.records)) == ([], 2)
+
+
+def test_a_file_grows_and_is_cut_to_its_records_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "p.ledger"
+    writer = ledger.Writer(path, RUN, "test")
+    assert path.stat().st_size == ledger.CHUNK
+    for size in (10, ledger.CHUNK, 3 * ledger.CHUNK):
+        writer.append("meta", values="x" * size)
+    assert [record["k"] for record in ledger.read(path, RUN).records] == ["open", *["meta"] * 3]
+    writer.close()
+    read = ledger.read(path, RUN)
+    assert (read.damage, read.closed) == ([], True)
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_threads_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.ledger"
+    writer = ledger.Writer(path, RUN, "test")
+
+    def write() -> None:
+        for _ in range(500):
+            writer.append("attempt", id="x" * 200)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    read = ledger.read(path, RUN)
+    assert (read.damage, len(read.records)) == ([], 4001)
+    assert path.stat().st_size > ledger.CHUNK
 
 
 def test_kill_9_keeps_every_record_that_was_reported(tmp_path: Path) -> None:
@@ -109,7 +153,7 @@ def test_kill_9_keeps_every_record_that_was_reported(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
         reported = 0
-        while reported < 500:
+        while reported < 6000:  # more than one chunk holds
             reported = int(child.stdout.readline())
         child.send_signal(signal.SIGKILL)
         reported = max([reported, *map(int, child.stdout.read().split())])
@@ -143,8 +187,25 @@ def test_one_flush_serves_all_threads(tmp_path: Path, monkeypatch: pytest.Monkey
     assert flushes == 2
 
 
-def test_a_full_disk_is_an_error_not_a_short_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = ledger.Writer(tmp_path / "p.ledger", RUN, "test")
-    monkeypatch.setattr(os, "write", lambda _file, data: len(data) - 1)
-    with pytest.raises(OSError, match="full"):
-        writer.append("attempt")
+def test_a_full_disk_is_an_error_and_the_file_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "p.ledger"
+    writer = ledger.Writer(path, RUN, "test")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ledger.CHUNK, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            writer.append("meta", values="x" * ledger.CHUNK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "2 records were written, 1 are there" in ledger.read(path, RUN).damage[0]
+    writer.append("attempt", id="a")  # there is room again
+    assert ledger.read(path, RUN).damage
+
+
+def test_a_flush_covers_the_files_of_killed_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.Writer(tmp_path / "killed.ledger", RUN, "test")
+    (tmp_path / "p0.log").touch()
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(Path(f"/proc/self/fd/{file}").readlink().name))
+    ledger.flush(tmp_path)
+    assert sorted(flushed) == ["killed.head", "killed.ledger"]
