@@ -171,7 +171,7 @@ def _from_threads(call: Callable[[int], object], count: int) -> None:
 
 
 def drilled() -> Callable[[int], None]:
-    """The same with the drill's ledger: an attempt on the disk before each call, its outcome after it."""
+    """The same with the drill's ledger: an attempt before each call and its outcome after it."""
     task = apps.make(layer=True, confirm=True, broker_pool_limit=CALLERS).tasks["bench.nothing"]
     folder = tempfile.TemporaryDirectory(dir=ROOT / "build")
     book = Writer(Path(folder.name) / "bench.ledger", "bench", "bench")
@@ -179,7 +179,7 @@ def drilled() -> Callable[[int], None]:
 
     def call(n: int) -> None:
         task_id = str(uuid4())
-        book.commit(book.append("attempt", id=task_id, task="nothing", path="single", poison=False))
+        book.append("attempt", id=task_id, task="nothing", path="single", poison=False)
         task.apply_async((n,), {"key": "value"}, task_id=task_id)
         book.append("outcome", id=task_id, result="acknowledged")
 

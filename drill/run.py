@@ -258,6 +258,7 @@ class Drill:
         left += self.stack.wait_healthy(30)
         self._tell("reading results and effects")
         drain.collect(self.stack, self.book, self.folder, self.run)
+        ledger.flush(self.folder)  # before the record without which no run passes: no attempt is only in memory then
         self.book.append("drained", ok=not left, why=left)
         if self.watch:
             self._tell("waiting until the alerts are over")

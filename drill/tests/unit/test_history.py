@@ -15,8 +15,8 @@ from drill.history import History, build
 RUN = "run1"
 
 
-def record_run(folder: Path, tasks: int = 10) -> None:
-    """Write a run in which everything went well."""
+def record_run(folder: Path, tasks: int = 10, *, end: bool = True) -> None:
+    """Write a run in which everything went well, up to its end or to the moment before it."""
     drill = ledger.Writer(folder / "drill.ledger", RUN, "drill")
     drill.append("writer", name="publisher")
     publisher = ledger.Writer(folder / "publisher.ledger", RUN, "publisher")
@@ -30,8 +30,9 @@ def record_run(folder: Path, tasks: int = 10) -> None:
         worker.append("stored", id=name)
         drill.append("result", id=name, state="SUCCESS")
     publisher.close()
-    drill.append("drained", ok=True, why=[])
-    drill.close()
+    if end:
+        drill.append("drained", ok=True, why=[])
+        drill.close()
 
 
 def load(folder: Path) -> History:
@@ -62,6 +63,20 @@ def test_a_missing_file_is_never_a_pass(tmp_path: Path, book: str) -> None:
     for suffix in (".ledger", ".head"):
         (tmp_path / f"{book}{suffix}").unlink()
     assert checker.judge(load(tmp_path)).word != "pass"
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(reached=st.tuples(*[st.integers(0, 40)] * 3), head=st.booleans())
+def test_a_run_that_went_down_with_its_machine_is_never_a_pass(reached: tuple[int, int, int], head: bool) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        record_run(folder, end=False)
+        for book, lines in zip(("publisher", "worker", "drill"), reached, strict=True):
+            path = folder / f"{book}.ledger"
+            path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
+            if not head:  # nobody flushes it
+                path.with_suffix(".head").write_bytes(bytes(8))
+        assert checker.judge(load(folder)).word == "inconclusive"
 
 
 def test_a_killed_publisher_leaves_unknown_outcomes(tmp_path: Path) -> None:
