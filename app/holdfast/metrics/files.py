@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SIZE = 1 << 20  # bytes of a file: the numbers of about 150 tasks; it grows when there are more
+SIZE = 1 << 20  # bytes of a file: thousands of numbers; it grows when there are more
 KINDS = ("counter", "histogram")  # the kinds of metrics that children have
 
 

@@ -12,6 +12,7 @@ from prometheus_client import Counter, Histogram
 
 from holdfast import environment
 from holdfast.metrics import files
+from holdfast.metrics.tally import Counts, Durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,21 +22,20 @@ logger = logging.getLogger(__name__)
 PORT = environment.port("HOLDFAST_METRICS_PORT")  # None: this process serves no metrics of its own
 FILES = files.start(PORT is not None)  # before the metrics below: it decides where they keep their numbers
 
-TASKS = Counter(
+TASKS = Counts(
     "holdfast_tasks", "Messages that a worker is done with, by what became of them.", ["task", "queue", "state"]
 )
-RUNTIME = Histogram(
+RUNTIME = Durations(
     "holdfast_task_runtime_seconds",
     "How long tasks ran, whatever their end.",
-    ["task"],
-    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 1800),
+    (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 1800),
 )
-QUEUE_WAIT = Histogram(
+QUEUE_WAIT = Durations(
     "holdfast_task_queue_wait_seconds",
     "Time between publishing a task, or its eta, and the start of the run.",
-    ["task"],
-    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3600),
+    (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3600),
 )
+OF_TASKS = (TASKS, RUNTIME, QUEUE_WAIT)
 PUBLISHES = Counter("holdfast_publishes", "Task messages by how publishing ended.", ["outcome"])
 PUBLISH = Histogram(
     "holdfast_publish_seconds",
@@ -45,10 +45,7 @@ PUBLISH = Histogram(
 STORED = Counter("holdfast_results_stored", "Final states of tasks that the result store keeps for good.")
 STORE_RETRIES = Counter("holdfast_result_store_retries", "Commands repeated because the result store was away.")
 
-_tasks = cache(TASKS.labels)  # the library's own look-up costs as much as counting
-_runtime = cache(RUNTIME.labels)
-_queue_wait = cache(QUEUE_WAIT.labels)
-_publishes = cache(PUBLISHES.labels)
+_publishes = cache(PUBLISHES.labels)  # the library's own look-up costs as much as counting
 
 OUTCOMES = (
     "acknowledged",
@@ -105,7 +102,7 @@ def task_started(task: str, wait: float | None) -> None:
     """
     Progress.at = time()
     if wait is not None:
-        _queue_wait(task).observe(max(0.0, wait))  # the clocks of two hosts differ
+        QUEUE_WAIT.add(task, max(0.0, wait))  # the clocks of two hosts differ
 
 
 @_harmless
@@ -119,9 +116,9 @@ def task_ended(task: str, queue: str, state: str, runtime: float | None = None) 
         runtime: seconds, None when it did not run.
     """
     Progress.at = time()
-    _tasks(task, queue, state).inc()
+    TASKS.add(task, queue, state)
     if runtime is not None:
-        _runtime(task).observe(runtime)
+        RUNTIME.add(task, runtime)
 
 
 @_harmless

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING, Any, override
 
@@ -94,11 +93,12 @@ class Request(DurableRequest):
         return time() - self.time_start if self.time_start else None
 
     def _wait(self) -> float | None:
-        with suppress(KeyError, TypeError, ValueError):  # from a stock publisher, or from anybody
+        try:
             published = float(self.request_dict[PUBLISHED_AT])
             due = self.eta.timestamp() if self.eta else published
             return (self.time_start or time()) - max(published, due)
-        return None
+        except (KeyError, TypeError, ValueError):  # from a stock publisher, or from anybody
+            return None
 
 
 def _state(exc: BaseException) -> str:

@@ -114,6 +114,8 @@ def _registry(collectors: Iterable[Collector]) -> CollectorRegistry:
         registry.register(collector)
     if numbers.FILES:
         ProcessCollector(registry=registry)
+        for collector in numbers.OF_TASKS:
+            registry.register(collector)
         MultiProcessCollector(registry, str(numbers.FILES.folder))  # type: ignore[no-untyped-call]  # untyped there
     elif numbers.PORT is None:
         registry.register(REGISTRY)
