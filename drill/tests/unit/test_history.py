@@ -51,7 +51,7 @@ def test_a_missing_record_is_never_a_pass(book: str, line: int) -> None:
         folder = Path(name)
         record_run(folder)
         path = folder / f"{book}.ledger"
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = path.read_bytes().rstrip(b"\0").splitlines(keepends=True)  # the worker's file ends in reserved bytes
         del lines[line % len(lines)]
         path.write_bytes(b"".join(lines))
         assert checker.judge(load(folder)).word == "inconclusive"
