@@ -50,7 +50,7 @@ class Outcome:
 class _Flight(Pending):
     """A message of a bulk publish."""
 
-    __slots__ = ("attempts", "declared", "due", "end", "index", "limits", "link", "maybe", "node", "turn")
+    __slots__ = ("attempts", "declared", "doubted", "due", "end", "index", "limits", "link", "maybe", "node", "turn")
 
     def __init__(self, index: int, wire: Wire, end: float) -> None:
         super().__init__(wire)
@@ -61,6 +61,7 @@ class _Flight(Pending):
         self.turn = 0
         self.node = 0
         self.maybe = False
+        self.doubted = False
         self.declared = False
         self.link: Link | None = None
         self.limits: Limits
@@ -170,7 +171,9 @@ class Pipeline:
             return
         turn = self._publisher.next_turn(error, flight.node, flight.turn)
         again = error.retryable
-        if not again and not flight.declared:
+        if not again and not flight.doubted:  # as for a single message: another node decides
+            again = flight.doubted = True
+        elif not again and not flight.declared:
             again = flight.declared = self._publisher.declare(error, flight.node, flight.wire, flight.limits)
         flight.maybe = flight.maybe or error.maybe_published
         pause = self._policy.pause(flight.attempts)

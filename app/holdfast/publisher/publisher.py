@@ -171,7 +171,7 @@ class Publisher:
         refused = self.refusal(wire)
         if refused is not None:
             raise refused
-        turn, maybe, declared = 0, False, False
+        turn, maybe, doubted, declared = 0, False, False, False
         failure: NotAcknowledged | None = None
         for limits in self.policy.attempts(deadline):
             node = self.nodes.pick(turn)
@@ -190,12 +190,14 @@ class Publisher:
                 failure = told.about(wire.task_id, maybe_published=maybe or suspected or error.maybe_published)
                 if not isinstance(error, Suspected):
                     maybe = failure.maybe_published
-                if not error.retryable:
-                    if declared or not self.declare(error, node, wire, limits):
-                        break
+                if error.retryable:
+                    turn = self.next_turn(error, node, turn)
+                elif not doubted:  # a node without its log knows no exchange and no user: another one decides
+                    doubted, turn = True, turn + 1
+                elif not declared and self.declare(error, node, wire, limits):
                     declared = True
-                    continue
-                turn = self.next_turn(error, node, turn)
+                else:
+                    break
             else:
                 return
         assert failure is not None, "there is always a first attempt"  # noqa: S101 - for the type checker

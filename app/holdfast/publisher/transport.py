@@ -2,6 +2,7 @@
 
 py-amqp waits for the answer to ``close``, ``open``, ``declare`` and ``confirm.select`` without a limit, so kombu's
 failover hangs in closing the channel of a frozen node and never tries the next one (kombu/connection.py, ``switch``).
+A node that ends the handshake with an error of AMQP is passed by as well, where kombu would look no further.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from amqp import spec
-from amqp.exceptions import MessageNacked, RecoverableConnectionError
+from amqp.exceptions import AMQPError, MessageNacked, RecoverableConnectionError
 from amqp.transport import SSLTransport as TLSSocket
 from kombu import transport
 from kombu.transport import TRANSPORT_ALIASES, pyamqp
@@ -133,6 +134,21 @@ class Connection(_Bounded, pyamqp.Connection):
     def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("write_timeout", ANSWER)
         super().__init__(*args, **options)
+
+    def connect(self, callback: Callable[[], object] | None = None) -> Any:
+        """Connect as py-amqp does.
+
+        A broker whose disk was full goes on listening and knows no user any more: it refuses every login with 403,
+        which kombu takes for the caller's mistake, so it would not try the next node.
+
+        Raises:
+            RecoverableConnectionError: the node refused; kombu goes on to the next one.
+        """
+        try:
+            return super().connect(callback)
+        except AMQPError as error:
+            self.collect()
+            raise RecoverableConnectionError(f"{self.host} refused the connection: {error}") from error
 
     def blocking_read(self, timeout: float | None = None) -> Any:
         """Read one frame, within ``timeout`` seconds and within the wait that it belongs to."""

@@ -17,6 +17,7 @@ import pytest
 from amqp.exceptions import RecoverableConnectionError
 from amqp.serialization import dumps
 from kombu import Connection, Producer, Queue
+from kombu.exceptions import OperationalError
 
 from holdfast.publisher import (
     Blocked,
@@ -79,12 +80,18 @@ class Session:
     def unblock(self) -> None:
         self.send(0, 10, 61)
 
+    def tune(self) -> None:
+        if self.peer.knows_nobody:
+            self.close_connection(403, "ACCESS_REFUSED - Login was refused")
+        else:
+            self.send(0, 10, 30, "BlB", (10, 131072, 0))
+
     def serve(self) -> None:
         self.sock.recv(8)
         start = (0, 9, {"capabilities": {"connection.blocked": True}}, "PLAIN", "en_US")
         self.send(0, 10, 10, "ooFSS", start)
         replies: dict[tuple[int, int], Callable[[], None]] = {
-            (10, 11): lambda: self.send(0, 10, 30, "BlB", (10, 131072, 0)),
+            (10, 11): self.tune,
             (10, 40): lambda: self.send(0, 10, 41, "s", ("",)),
             (10, 50): lambda: self.send(0, 10, 51),
             (20, 10): lambda: self.send(1, 20, 11, "S", ("",)),
@@ -110,6 +117,7 @@ class Peer:
         self.tls = tls
         self.sessions: list[Session] = []
         self.deaf = False  # whether further connections get no greeting
+        self.knows_nobody = False  # whether further logins are refused
         self.server = socket.create_server(("127.0.0.1", 0), backlog=64)
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -213,6 +221,9 @@ def test_only_the_returned_message_is_unroutable() -> None:
         if tag == 5:
             session.give_back(session.published.index("id-0004") + 1)
             session.ack(5, multiple=True)
+        elif tag == 6:
+            session.give_back(6)
+            session.ack(6)
 
     with peers(script) as (publisher, _):
         found = at_once(publisher, 5)
@@ -286,6 +297,35 @@ def test_a_node_that_cannot_serve_is_left(code: int) -> None:
     with peers(refuse) as (publisher, _), pytest.raises(Unreachable, match="not now") as caught:
         publisher.publish(message(), deadline=0.5)
     assert caught.value.maybe_published
+
+
+def test_a_node_that_refuses_the_login_is_left() -> None:
+    with peers(ack, ack) as (publisher, (one, two)):
+        one.knows_nobody = True
+        publisher.publish(message())
+        assert (one.published, two.published) == ([], ["id-0001"])
+        two.knows_nobody = True
+        publisher.close()
+        with pytest.raises(Unreachable, match="ACCESS_REFUSED") as caught:
+            publisher.publish(message(2), deadline=0.5)
+    assert not caught.value.maybe_published
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_a_node_without_its_log_is_not_believed(code: int) -> None:
+    """It lets go on who is connected, and knows no exchange and no permission any more."""
+
+    def without(session: Session, _tag: int) -> None:
+        session.peer.knows_nobody = True
+        session.close_channel(code, "unknown")
+
+    with peers(without, ack) as (publisher, (one, two)):
+        publisher.publish(message())
+        assert (one.published, two.published) == (["id-0001"], ["id-0001"])
+    with peers(without, ack) as (publisher, (one, two)):
+        outcomes = list(publisher.publish_all(message(n) for n in range(3)))
+        assert all(outcome.acknowledged for outcome in outcomes)
+        assert len(two.published) == 3
 
 
 def test_an_attempt_that_the_deadline_cuts_off_hides_no_answer() -> None:
@@ -457,6 +497,18 @@ def test_kombus_own_failover_does_not_wait_for_a_silent_node_to_say_goodbye() ->
         )
         assert monotonic() - started < 0.3 + transport.CLOSE + 1
         assert (one.published, two.published) == (["id-0001"], ["id-0001"])
+
+
+def test_kombus_own_failover_passes_by_a_node_that_refuses_the_login() -> None:
+    """The worker, its events, and the command line connect like this."""
+    with kombu_connection(ack, ack) as (connection, (one, two)):
+        one.knows_nobody = True
+        connection.ensure_connection(max_retries=1)
+        assert connection.port == two.port
+        connection.close()
+        two.knows_nobody = True
+        with pytest.raises(OperationalError, match="ACCESS_REFUSED"):
+            connection.ensure_connection(max_retries=1)
 
 
 def test_kombus_own_confirms_are_matched_by_tag() -> None:
