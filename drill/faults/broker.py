@@ -248,21 +248,26 @@ def _disk_alarm(stack: Stack, rng: random.Random) -> Plan:
     return _alarm(stack, rng, "disk_free", ["set_disk_free_limit", str(10**14)], ["set_disk_free_limit", str(limit)])
 
 
-@fault("disk-full", "fill the disk of the broker that leads to its last byte", "rabbit holder")
+@fault("disk-full", "fill the disk of the broker that leads to its last byte, free it, restart it", "rabbit holder")
 def _disk_full(stack: Stack, rng: random.Random) -> Plan:
     node, holder = members(stack, rng)[0], stack.tier("holder")[0]
     ballast = f"/held/{node.name}/ballast"
 
-    def room() -> str:
-        return stack.target.run(holder, "df", "-Pk", f"/held/{node.name}").splitlines()[1].split()[3]
+    def room() -> int:
+        return int(stack.target.run(holder, "df", "-Pk", f"/held/{node.name}").splitlines()[1].split()[3])
+
+    def refuses() -> bool:
+        with stack.web(node, "monitor", "RABBITMQ_MONITOR_PASSWORD", timeout=3) as api:
+            return api.get("whoami").status_code == 401
 
     return Plan(
         [node.name],
         lambda: stack.target.run(holder, "sh", "-c", f"cat /dev/zero >{ballast} 2>/dev/null || true"),
-        lambda: f"no byte is left on the disk of {node.name}" if room() == "0" else "",
-        [("run", holder.name, "rm", "-f", ballast)],
-        lambda: "" if room() == "0" else f"{int(room()) // 1024} MiB are free again",
-        [Bound(b.stream, b.seconds + stack.settings.attempt, b.since, b.formula) for b in silent(stack.settings)],
+        lambda: f"{node.name} has no byte left and refuses every login" if not room() and refuses() else "",
+        # space alone does not heal it: it stays without its log until it starts again
+        [("run", holder.name, "rm", "-f", ballast), *(("ctl", node.name, f"{verb}_app") for verb in ("stop", "start"))],
+        lambda: f"{node.name} has {room() >> 10} MiB free and knows its users" if room() and not refuses() else "",
+        [replace(bound, since="heal") for bound in silent(stack.settings)],  # its disk alarm blocks publishers
         20,
     )
 
