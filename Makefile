@@ -38,13 +38,13 @@ lab-down: ## remove those hosts, with everything on them
 play: env ## run a playbook on your hosts (PLAYBOOK=site INVENTORY=yours ARGS="--check"; the lab by default)
 	@scripts/play $(or $(PLAYBOOK),site) $(ARGS)
 
-test: ## everything that proves this checkout: checks, unit tests, the stack broken on purpose
+test: ## everything that proves this checkout: checks, unit tests, the stack broken on purpose, playbooks on bare hosts
 	@scripts/test
 
 faults: env ## the tests that are too long for make test, on the running stack (make up first)
 	@.venv/bin/pytest -m long
 
-test-production: env ## the playbooks on bare hosts in containers, from nothing to a drill, with operations under load (STEPS="site drill")
+test-production: env ## every playbook on bare hosts in containers, those that stop something under load (STEPS="site drill")
 	@scripts/test-production $(STEPS)
 
 drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)
