@@ -69,7 +69,7 @@ class Durations(Collector):
     def __init__(self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry = REGISTRY) -> None:
         self._about = name, text
         self._bounds = bounds
-        self._names = [floatToGoString(bound) for bound in (*bounds, INF)]  # type: ignore[no-untyped-call]
+        self._names = [floatToGoString(bound) for bound in (*bounds, INF)]  # type: ignore[no-untyped-call]  # untyped there
         self._rows: dict[str, list[float]] = {}  # a number for each bucket, then the sum
         self._lock = Lock()
         registry.register(self)
