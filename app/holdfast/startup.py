@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery.signals import beat_init, worker_init
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
 MINIMUM = {
@@ -60,16 +62,31 @@ def check_app(app: Celery) -> None:
             )
 
 
+def at_start(app: Celery, check: Callable[[Celery], None]) -> None:
+    """Have an application checked when a worker or beat of it starts; those of other applications do not touch it.
+
+    Args:
+        app: the application.
+        check: is called with it; only a ``SystemExit`` keeps the process from starting, for Celery logs any other
+            exception of a signal's receiver and goes on.
+    """
+
+    def started(sender: Any, **_: object) -> None:
+        if sender.app is app:
+            check(app)
+
+    worker_init.connect(started, weak=False)
+    beat_init.connect(started, weak=False)
+
+
 def install(app: Celery) -> None:
     """Check the versions now, the application when a worker or beat of it starts; a failed check ends the process."""
     check_versions()
 
-    def check(**_: object) -> None:
+    def check(app: Celery) -> None:
         try:
             check_app(app)
         except StartupError as error:
-            # Celery logs any other exception of a signal's receiver and starts all the same.
             raise SystemExit(f"holdfast: {error}") from error
 
-    worker_init.connect(check, weak=False)
-    beat_init.connect(check, weak=False)
+    at_start(app, check)

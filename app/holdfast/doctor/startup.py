@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from celery.signals import beat_init, worker_init
-
 from holdfast.doctor.rules import Severity, all_rules, examine
+from holdfast.startup import at_start
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,9 +31,4 @@ def refuse(app: Celery) -> None:
 
 def install(app: Celery) -> None:
     """Check the application when one of its workers or beats starts."""
-
-    def check(**_: object) -> None:
-        refuse(app)
-
-    worker_init.connect(check, weak=False)
-    beat_init.connect(check, weak=False)
+    at_start(app, refuse)

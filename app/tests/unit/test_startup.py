@@ -9,6 +9,7 @@ from importlib import metadata
 
 import pytest
 from celery import Celery
+from celery.contrib.testing.worker import start_worker
 from kombu import Exchange, Queue
 
 from holdfast import routing, startup
@@ -76,3 +77,12 @@ def test_queues_of_the_routing_module_are_taken() -> None:
     app = Celery("test", broker="amqp://192.0.2.1")
     app.conf.task_queues = routing.queues(("mail",))
     startup.check_app(app)
+
+
+def test_a_worker_checks_its_own_application_only() -> None:
+    other, app = (Celery(name, broker="memory://", backend="cache+memory://") for name in ("other", "test"))
+    checked: list[Celery] = []
+    for one in (other, app):
+        startup.at_start(one, checked.append)
+    with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=20):
+        assert checked == [app]
