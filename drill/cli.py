@@ -332,6 +332,7 @@ def beside(environment: Environment, command: tuple[str, ...], seed: int, rate: 
     def run_it() -> Iterator[str]:
         nonlocal code
         code = subprocess.run(command, check=False).returncode
+        environment.target()  # what the drill knows of hosts is written anew: the command may have changed passwords
         yield from ()
 
     plan = f"nothing by itself, but runs {shlex.join(command)}"

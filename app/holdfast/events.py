@@ -81,7 +81,10 @@ class SideRoad:
 
     def _open(self) -> Producer:
         connection = self._app.connection_for_write(
-            connect_timeout=LIMIT, heartbeat=0, transport_options=self._transport_options()
+            connect_timeout=LIMIT,
+            # events keep it alive; without, RabbitMQ may keep a TLS connection whose client has gone (erlang/otp#10791)
+            heartbeat=self._app.conf.broker_heartbeat,
+            transport_options=self._transport_options(),
         )
         self._connection = connection
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=2 * LIMIT)
