@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from kombu import Exchange
 from kombu.asynchronous import Hub
 
 from holdfast.events import BATCH, Dispatcher, SideRoad
@@ -76,3 +77,11 @@ def test_without_an_event_loop_each_event_goes_at_once(app: Celery) -> None:
     road = Road(app)
     Dispatcher(road, None, app=app, hostname="here").send("task-received", uuid="some-id")
     assert [event["type"] for event in road.sent] == ["task-received"]
+
+
+def test_the_broker_can_tell_that_the_worker_has_gone(app: Celery) -> None:
+    app.conf.broker_heartbeat = 7
+    road = SideRoad(app)
+    assert road.publish({}, Exchange("events"), "worker.online")
+    assert road._connection is not None
+    assert road._connection.heartbeat == 7
