@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, override
 
 import click
 from rich.console import Console
@@ -97,6 +97,9 @@ class Environment:
         self.project, self.secrets, self.build = project, secrets, build
         self.ledgers = build / "ledger"
         self.state = build / "drill"
+
+    def read(self) -> None:
+        """Read addresses, environment and passwords of the target anew; those of compose are in its own files."""
 
     def target(self) -> Target:
         """Return the target, once it has shown that it may be broken."""
@@ -182,10 +185,13 @@ class Inventory(Environment):
         super().__init__("", state / "secret", build)
         self.state = state
 
-    def target(self) -> Target:
-        """Return the hosts, as Ansible knows them now."""
-        from drill.hosts import Hosts  # noqa: PLC0415 - only where a drill runs on hosts
+    @override
+    def read(self) -> None:
+        """Have Ansible write what it knows of the hosts now.
 
+        Raises:
+            TargetError: it cannot read the inventory.
+        """
         command = [str(ROOT / "scripts/play"), "drill/describe", "--extra-vars", f"render_dir={self.state}"]
         variables = os.environ | {"INVENTORY": str(self._inventory)}
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
@@ -195,6 +201,13 @@ class Inventory(Environment):
                 f"Ansible cannot read {self._inventory}:\n{said}\nAllowed is an inventory that site.yml takes, with "
                 f"its vault. Next: make play INVENTORY={self._inventory} PLAYBOOK=verify"
             )
+
+    @override
+    def target(self) -> Target:
+        """Return the hosts, as Ansible knows them now."""
+        from drill.hosts import Hosts  # noqa: PLC0415 - only where a drill runs on hosts
+
+        self.read()
         return Hosts(self.state / "hosts.json")
 
     def annotations(self, stack: Stack) -> None:
@@ -332,7 +345,7 @@ def beside(environment: Environment, command: tuple[str, ...], seed: int, rate: 
     def run_it() -> Iterator[str]:
         nonlocal code
         code = subprocess.run(command, check=False).returncode
-        environment.target()  # what the drill knows of hosts is written anew: the command may have changed passwords
+        environment.read()  # the command may have changed passwords
         yield from ()
 
     plan = f"nothing by itself, but runs {shlex.join(command)}"
