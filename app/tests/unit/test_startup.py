@@ -8,8 +8,9 @@ import sys
 from importlib import metadata
 
 import pytest
-from celery import Celery
+from celery import Celery, beat
 from celery.contrib.testing.worker import start_worker
+from celery.signals import beat_init
 from kombu import Exchange, Queue
 
 from holdfast import routing, startup
@@ -79,10 +80,12 @@ def test_queues_of_the_routing_module_are_taken() -> None:
     startup.check_app(app)
 
 
-def test_a_worker_checks_its_own_application_only() -> None:
+def test_a_worker_or_beat_checks_its_own_application_only() -> None:
     other, app = (Celery(name, broker="memory://", backend="cache+memory://") for name in ("other", "test"))
     checked: list[Celery] = []
     for one in (other, app):
         startup.at_start(one, checked.append)
     with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=20):
         assert checked == [app]
+    beat_init.send(sender=beat.Service(other))  # what a beat does when it starts
+    assert checked == [app, other]
