@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -80,7 +82,9 @@ def test_only_the_owner_gets_into_the_folder_and_any_container_user_can_read_a_m
     assert {path.stat().st_mode & 0o777 for path in folder.to.rglob("*") if path.is_file()} == {0o644}
 
 
-@pytest.mark.parametrize("content", [b"", b"short\n", b"has a space in the middle\n", b"\xff\xfe binary", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"two\nlines\n", b"has a space in the middle\n", b"\xff\xfe binary", b"a\x00b", None]
+)
 def test_a_damaged_password_stops_before_anything_is_written(folder: Folder, content: bytes | None) -> None:
     folder.run()
     damaged = folder.to / "passwords/APP_PASSWORD"
@@ -98,7 +102,38 @@ def test_a_damaged_password_stops_before_anything_is_written(folder: Folder, con
     assert str(damaged) in result.stderr
     for word in ("found:", "allowed:", "next:"):
         assert word in result.stderr
+    assert "clean" not in result.stderr, "nobody is told to remove data"
     assert folder.files() == before
+
+
+@pytest.mark.parametrize(
+    "password", ["short", "p%41ss#word", "p@s/w", "with space", "a'b\"c$d;e,f~g\\", "pässwörd", "x" * 300]
+)
+def test_a_password_of_ones_own_goes_into_a_url_whatever_it_is(folder: Folder, password: str) -> None:
+    """A real database's password: of any length, with any character."""
+    (folder.to / "passwords").mkdir(parents=True)
+    (folder.to / "passwords/DATABASE_PASSWORD").write_text(password + "\n")
+    (folder.templates / "database.env").write_text(
+        "DATABASE_URL=postgresql://app:${DATABASE_PASSWORD_URLENCODED}@db/app\n"
+    )
+
+    result = folder.run()
+
+    assert result.returncode == 0, result.stderr
+    line = (folder.to / "database.env").read_text().strip()
+    assert re.fullmatch(r"[\w=:/@.%-]+", line, re.ASCII), (
+        "nothing that a shell or a reader of such a file could mistake"
+    )
+    assert unquote(urlsplit(line.partition("=")[2]).password or "") == password
+    assert (folder.to / "passwords/DATABASE_PASSWORD").read_text() == password + "\n"
+    assert not (folder.to / "passwords/DATABASE_PASSWORD_URLENCODED").exists()
+
+
+def test_a_short_password_is_taken_where_it_stands_alone(folder: Folder) -> None:
+    (folder.to / "passwords").mkdir(parents=True)
+    (folder.to / "passwords/APP_PASSWORD").write_text("short\n")
+    assert folder.run().returncode == 0
+    assert "amqp://app:short@" in (folder.to / "app.env").read_text()
 
 
 def test_a_network_that_is_none_is_refused(folder: Folder) -> None:
