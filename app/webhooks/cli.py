@@ -6,7 +6,6 @@ import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import urlsplit
 
 import click
 from celery.exceptions import ImproperlyConfigured
@@ -16,7 +15,7 @@ from rich.table import Table
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from webhooks import db, delivery, receiver
+from webhooks import config, db, delivery, receiver, sender
 from webhooks.app import app
 from webhooks.models import DEAD, DELIVERED, PENDING, Batch, Delivery, Effect, Report, now
 
@@ -187,8 +186,12 @@ def parse(line: dict[str, Any]) -> delivery.Request:
     if "payload" not in line:
         raise ValueError("payload is missing; it can be any JSON value")
     url = line.get("url")
-    if not isinstance(url, str) or not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
-        raise ValueError(f"url is {url!r}; it must be an address such as https://example.org/hook")
+    if not isinstance(url, str):
+        raise ValueError("url is missing or no text; it must be an address such as https://example.org/hook")  # noqa: TRY004 - a wrong line is a ValueError whatever is wrong
+    try:
+        sender.check_url(url, plain=bool(config.load().allowed_networks))
+    except sender.RefusedError as error:
+        raise ValueError(str(error)) from error
     queue = line.get("queue") or app.conf.task_default_queue
     if queue not in app.amqp.queues:
         raise ValueError(f"there is no queue {queue!r}; allowed: {', '.join(sorted(app.amqp.queues))}")

@@ -36,8 +36,16 @@ def create_tables() -> None:
 @lru_cache
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)  # a restarted server costs a reconnect, not a failed task
-    engine = create_engine(url, connect_args={"timeout": 30})  # seconds that a writer waits for another one
+        return create_engine(
+            url,
+            pool_pre_ping=True,  # a restarted server costs a reconnect, not a failed task
+            hide_parameters=True,  # addresses and payloads stay out of the text of errors
+        )
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": 30},  # seconds that a writer waits for another one
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import httpcore
 from sqlalchemy import and_, case, func, or_, select, update
 
 from holdfast import inbox
-from webhooks import config, db, publish
+from webhooks import config, db, publish, sender, signature
 from webhooks.models import DEAD, DELIVERED, PENDING, Batch, Delivery, Effect, Report, new_id, now
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Request:
     """What the user asked for.
 
     Attributes:
-        url: http or https address of the receiver.
+        url: address of the receiver, as :func:`webhooks.sender.check_url` takes it.
         payload: any JSON value.
         queue: name of the queue.
     """
@@ -101,7 +101,7 @@ def begin(delivery_id: str, replay: int) -> Delivery:
             raise PermanentError(f"no delivery {delivery_id} in the database that this worker uses")
         if row.status == DEAD:
             if replay <= row.replays:
-                raise PermanentError(f"{row.url}: {row.last_error} (dead since {row.finished_at})")
+                raise PermanentError(f"delivery {row.id}: {row.last_error} (dead since {row.finished_at})")
             row.status, row.attempts, row.replays, row.finished_at = PENDING, 0, replay, None
         return row
 
@@ -113,26 +113,23 @@ def post(row: Delivery) -> int:
         TemporaryError: worth another attempt.
         PermanentError: the receiver refuses it.
     """
+    settings = config.load()
+    body = json.dumps(row.payload, ensure_ascii=False, separators=(",", ":")).encode()
+    headers = {"Idempotency-Key": row.id} | signature.sign(settings.signing_keys, row.id, body)
     try:
-        headers = {"Idempotency-Key": row.id}
-        status = _client(config.load().timeout).post(row.url, json=row.payload, headers=headers).status_code
-    except (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError) as error:
+        url = sender.check_url(row.url, plain=bool(settings.allowed_networks))
+        status = sender.send(url, headers, body, seconds=settings.timeout, allowed=settings.allowed_networks)
+    except (httpcore.TimeoutException, httpcore.NetworkError) as error:
         raise TemporaryError(f"{type(error).__name__}: {error}") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise PermanentError(f"{type(error).__name__}: {error}") from error
+    except httpcore.RemoteProtocolError as error:  # its text may quote the receiver, and the receiver the address
+        raise TemporaryError(type(error).__name__) from None
+    except sender.RefusedError as error:
+        raise PermanentError(str(error)) from error
     if status in RETRY_STATUS or status >= 500:
         raise TemporaryError(f"HTTP {status}")
     if not 200 <= status < 300:
         raise PermanentError(f"HTTP {status}")
     return status
-
-
-@lru_cache
-def _client(timeout: int) -> httpx.Client:
-    """Return this process's client: making one reads all trusted certificates, which takes longer than a request."""
-    # A kept connection that the receiver has closed meanwhile would cost a delivery an attempt.
-    limits = httpx.Limits(max_keepalive_connections=0)
-    return httpx.Client(timeout=timeout, limits=limits, headers={"User-Agent": "webhooks"})
 
 
 def succeed(delivery_id: str, task_id: str, status: int) -> dict[str, Any]:

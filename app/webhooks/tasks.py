@@ -43,7 +43,7 @@ def deliver(self: Task[Any, Any], delivery_id: str) -> dict[str, Any]:
         except (delivery.TemporaryError, delivery.PermanentError, SoftTimeLimitExceeded) as error:
             wait = delivery.fail(row, error)
             if wait is None:
-                raise delivery.PermanentError(f"{row.url}: {error} (attempt {row.attempts + 1})") from error
+                raise delivery.PermanentError(f"delivery {row.id}: {error} (attempt {row.attempts + 1})") from error
             raise self.retry(countdown=wait, exc=error) from error
         return delivery.succeed(delivery_id, self.request.id or "", status)
     except OperationalError as error:  # the database is away: that is no failed attempt

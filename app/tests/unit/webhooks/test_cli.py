@@ -56,7 +56,7 @@ def test_send_uses_the_default_queue() -> None:
     [
         (("https://example.org/", "{"), "not JSON"),
         (("https://example.org/", "NaN"), "NaN is not JSON"),
-        (("ftp://example.org/", "{}"), "url is 'ftp://example.org/'"),
+        (("ftp://example.org/", "{}"), "schemes: https, http"),
         (("https:///path", "{}"), "must be an address such as https://"),
         (("https://example.org/", "{}", "--queue", "typo"), "no queue 'typo'; allowed: critical, default"),
     ],

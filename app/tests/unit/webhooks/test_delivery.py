@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, StatementError
 
 from holdfast.dead import REPLAY_HEADER
 from webhooks import db, delivery, tasks
 from webhooks.models import DEAD, DELIVERED, PENDING, Delivery, Effect, Report, now
 from webhooks.receiver import Behaviour, Receiver
+
+from .test_signature import KEYS
 
 if TYPE_CHECKING:
     from celery.result import EagerResult
@@ -93,6 +95,59 @@ def test_a_slow_receiver_is_tried_again(accepted: str, server: Receiver, monkeyp
     result = run(accepted)
     assert "ReadTimeout" in str(result.result)
     assert row(accepted).status == DEAD
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data/",
+        "https://10.1.2.3/",
+        "https://[::1]/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://0x0a000001/",
+        "https://user:password@example.org/",
+        "https://example.org/a b",
+        "https://example.org/\r\nX-Injected: 1",
+    ],
+)
+def test_an_address_that_nobody_may_reach_is_final(url: str) -> None:
+    (stored,) = delivery.accept([delivery.Request(url=url, payload=None, queue="default")])
+    assert run(stored.id).state == "FAILURE"
+    assert (row(stored.id).status, row(stored.id).attempts) == (DEAD, 1)
+
+
+def test_a_delivery_is_signed_with_every_key(accepted: str, server: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBHOOKS_SIGNING_KEYS", f"{KEYS[0]},{KEYS[1]}")
+    assert run(accepted).state == "SUCCESS"
+    (entry,) = server.log.select("/hook")
+    assert entry["status"] == 200
+
+
+CANARY = "canary-5f1c9a"  # stands for a secret that a user has put into address, query and payload
+
+
+@pytest.mark.parametrize("answer", [200, 400, 503, 0], ids=["delivered", "refused", "later", "nobody-listens"])
+def test_no_address_and_no_payload_gets_into_logs_results_or_errors(
+    server: Receiver, caplog: pytest.LogCaptureFixture, answer: int
+) -> None:
+    caplog.set_level("DEBUG")
+    port = server.server_port if answer else 1
+    server.control(f"/{CANARY}", Behaviour(fail_next=0 if answer == 200 else -1, status=answer or 503))
+    request = delivery.Request(f"http://127.0.0.1:{port}/{CANARY}?key={CANARY}", {"key": CANARY}, "default")
+    (stored,) = delivery.accept([request])
+    result = run(stored.id)
+    assert result.state == ("SUCCESS" if answer == 200 else "FAILURE")
+    seen = [str(result.result), repr(result.result), str(result.traceback), str(row(stored.id).last_error), caplog.text]
+    assert [text for text in seen if CANARY in text] == []
+    assert "celery" in caplog.text, "nothing was logged, so this showed nothing"
+
+
+def test_an_error_of_the_database_does_not_quote_the_row() -> None:
+    wrong = delivery.Request(f"https://example.org/{CANARY}", {"key": CANARY}, queue=None)  # type: ignore[arg-type]  # the column takes no NULL
+    with pytest.raises(StatementError) as caught:
+        delivery.accept([wrong])
+    assert "INSERT" in str(caught.value)
+    assert CANARY not in str(caught.value)
 
 
 def test_a_database_that_is_away_costs_no_attempt(accepted: str, monkeypatch: pytest.MonkeyPatch) -> None:
