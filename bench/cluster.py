@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from holdfast.environment import read_file, split_urls
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,12 +27,11 @@ def environment() -> dict[str, str]:
     path = _SECRETS / "app.env"
     if not path.exists():
         raise SystemExit(f"found no {path}; the benchmark runs against the local stack, next step: make up")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    found = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    found = read_file(path)
     login = f"admin:{_password()}"
-    nodes = [urlsplit(url) for url in found["HOLDFAST_BROKER_URL"].split(";")]
-    urls = [urlunsplit(url._replace(netloc=f"{login}@{url.hostname}:{url.port}")) for url in nodes]
-    return found | {"HOLDFAST_BROKER_URL": ";".join(urls), "HOLDFAST_QUEUES": QUEUE, "HOLDFAST_IMPORTS": ""}
+    nodes = [urlsplit(url) for url in split_urls(found["HOLDFAST_BROKER_URL"])]
+    urls = [urlunsplit(url._replace(netloc=f"{login}@{url.netloc.rpartition('@')[2]}")) for url in nodes]
+    return found | {"HOLDFAST_BROKER_URL": ",".join(urls), "HOLDFAST_QUEUES": QUEUE, "HOLDFAST_IMPORTS": ""}
 
 
 @contextmanager

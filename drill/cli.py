@@ -24,6 +24,7 @@ from rich.table import Table
 
 from drill import checker
 from drill.target import Compose, TargetError
+from holdfast.environment import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -84,12 +85,6 @@ def main(context: click.Context, project: str, secrets: Path, build: Path) -> No
     context.obj = Environment(project, secrets, build)
 
 
-def read_env(path: Path) -> dict[str, str]:
-    """Return the variables of an environment file."""
-    lines = (line.partition("=") for line in path.read_text().splitlines() if not line.startswith("#"))
-    return {name: value for name, sign, value in lines if sign}
-
-
 class Environment:
     """Where things are; connects when it is asked to."""
 
@@ -110,7 +105,7 @@ class Environment:
     def stack(self) -> Stack:
         """Return the stack on the target."""
         target = self.target()
-        for name, value in read_env(self.secrets / "app.env").items():
+        for name, value in read_file(self.secrets / "app.env").items():
             os.environ.setdefault(name, value)
         from drill.stack import Stack  # noqa: PLC0415 - the application reads its environment on import
         from webhooks.app import app  # noqa: PLC0415 - as above
@@ -127,10 +122,10 @@ class Environment:
         from drill.lab import use_redis, use_vhost  # noqa: PLC0415 - as above
         from drill.second import Servers  # noqa: PLC0415 - as above
 
-        variables = dict(os.environ) | read_env(self.secrets / "app.env")
+        variables = dict(os.environ) | read_file(self.secrets / "app.env")
         variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(self.ledgers)}
         if mutants.find(name).redis_broker:
-            use_redis(variables, read_env(self.secrets / "redis-broker.env"))
+            use_redis(variables, read_file(self.secrets / "redis-broker.env"))
         else:
             use_vhost(variables)
         command = [sys.executable, "-m", "drill", "--project", self.project, "lab", name, "--seed", str(seed)]

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from drill.target import Node, Process
+from holdfast.environment import split_urls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,14 +31,16 @@ WORKERS = ("worker1", "worker2")
 
 def use_vhost(environment: dict[str, str]) -> None:
     """Point the application's environment at the drill's virtual host."""
-    urls = environment[BROKER].split(";")
-    environment[BROKER] = ";".join(urlsplit(url)._replace(path=f"/{VHOST}").geturl() for url in urls)
+    environment[BROKER] = _moved(environment[BROKER], VHOST)
 
 
 def use_redis(environment: dict[str, str], profile: dict[str, str]) -> None:
     """Point the application's environment at Redis as the broker, in the drill's own database."""
-    urls = profile[BROKER].split(";")
-    environment[BROKER] = ";".join(urlsplit(url)._replace(path=f"/{DATABASE}").geturl() for url in urls)
+    environment[BROKER] = _moved(profile[BROKER], DATABASE)
+
+
+def _moved(urls: str, name: str | int) -> str:
+    return ",".join(urlsplit(url)._replace(path=f"/{name}").geturl() for url in split_urls(urls))
 
 
 class Lab:

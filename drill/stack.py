@@ -15,6 +15,7 @@ import redis
 
 from drill.target import Node, Target, TargetError
 from holdfast import tls
+from holdfast.environment import split_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,7 +113,7 @@ class Stack:
     @property
     def broker_port(self) -> int:
         """Port on which the brokers take clients."""
-        return urlsplit(self.app.conf.broker_url.split(";")[0]).port or 5672
+        return urlsplit(split_urls(self.app.conf.broker_url)[0]).port or 5672
 
     def web(self, node: Node, user: str, password: str, timeout: float = 10) -> httpx.Client:
         """Return a client of a broker's management API.

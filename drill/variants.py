@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery
 
 from drill import mutants
-from holdfast import consumer, publisher, settings, startup, task
+from holdfast import consumer, environment, publisher, settings, startup, task
 
 PARTS: dict[str, Any] = {"publisher": publisher, "consumer": consumer, "task": task}
 VISIBILITY = 30  # seconds instead of half an hour: what a dead worker held must be back before the run is judged
@@ -27,7 +27,7 @@ def _make(mutant: mutants.Mutant) -> Celery:
         app.conf.broker_transport_options["visibility_timeout"] = VISIBILITY
     changes = dict(mutant.settings)
     if changes.get("result_backend") == "stock":
-        changes["result_backend"] = os.environ["HOLDFAST_RESULT_URL"]
+        changes["result_backend"] = environment.urls("HOLDFAST_RESULT_URL", ("sentinel",))
     app.conf.update(changes)
     if "task_routes" in changes:
         app.amqp.__dict__.pop("router", None)  # made from the settings before
@@ -38,12 +38,12 @@ def _stock() -> dict[str, Any]:
     """Return what Celery needs to find its servers, and nothing else."""
     return {
         "broker_url": settings.broker_url,
-        "result_backend": os.environ["HOLDFAST_RESULT_URL"],
+        "result_backend": environment.urls("HOLDFAST_RESULT_URL", ("sentinel",)),
         "result_backend_transport_options": {
             "master_name": os.environ["HOLDFAST_SENTINEL_MASTER"],
             "sentinel_kwargs": {
-                "username": os.environ["HOLDFAST_SENTINEL_USERNAME"],
-                "password": os.environ["HOLDFAST_SENTINEL_PASSWORD"],
+                "username": environment.decoded("HOLDFAST_SENTINEL_USERNAME"),
+                "password": environment.decoded("HOLDFAST_SENTINEL_PASSWORD"),
             },
         },
         "task_default_queue": "default",

@@ -1,11 +1,38 @@
-"""Reads the ``HOLDFAST_*`` variables; a missing or wrong one is an error that names what is allowed."""
+"""Reads the ``HOLDFAST_*`` variables; a missing or wrong one is an error that names what is allowed.
+
+The file that holds them (``app.env``) means the same to a shell, systemd, Docker and Compose because its values need no
+quotes: lists are joined by commas, and what a URL or a password has of other characters is percent-encoded.
+"""
 
 from __future__ import annotations
 
 import os
-from urllib.parse import urlsplit
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from celery.exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_BETWEEN_URLS = re.compile("[,;]")  # a semicolon is how Celery writes it; a shell would end the command there
+
+
+def read_file(path: Path) -> dict[str, str]:
+    """Return the variables of an environment file such as ``app.env``: lines ``NAME=value``, and comments."""
+    lines = (line.partition("=") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    return {name: value for name, sign, value in lines if sign}
+
+
+def split_urls(value: str) -> list[str]:
+    """Return the URLs of ``value``, which are joined by commas, or by semicolons as Celery writes them."""
+    return _BETWEEN_URLS.split(value)
+
+
+def decoded(name: str) -> str | None:
+    """Return the percent-encoded variable ``name`` as it was before, None when it is missing or empty."""
+    return unquote(os.environ.get(name, "")) or None
 
 
 def required(name: str) -> str:
@@ -51,14 +78,16 @@ def names(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def urls(name: str, schemes: tuple[str, ...]) -> str:
-    """Return the variable ``name``: one or more URLs joined by ``;``, all of one of the ``schemes``, each with a host.
+    """Return the variable ``name``: one or more URLs, joined by ``;`` as Celery wants them.
+
+    All are of one of the ``schemes``, and each names a host.
 
     Raises:
         ImproperlyConfigured: it is missing, a URL has another scheme or no host, or schemes are mixed.
     """
-    value = required(name)
+    listed = split_urls(required(name))
     found = set()
-    for number, url in enumerate(value.split(";"), start=1):
+    for number, url in enumerate(listed, start=1):
         try:
             parts = urlsplit(url)
             complete = bool(parts.hostname) and parts.port != 0
@@ -67,14 +96,14 @@ def urls(name: str, schemes: tuple[str, ...]) -> str:
         if not complete or parts.scheme not in schemes:
             # The URL itself is not shown: it holds a password.
             raise ImproperlyConfigured(
-                f"{name}: URL {number} of {value.count(';') + 1} is not of the form "
+                f"{name}: URL {number} of {len(listed)} is not of the form "
                 f"{' or '.join(f'{scheme}://user:password@host:port/name' for scheme in schemes)}. "
-                "Several URLs are joined by ';'; special characters in a password are percent-encoded."
+                "Several URLs are joined by commas; special characters in a password are percent-encoded."
             )
         found.add(parts.scheme)
     if len(found) > 1:
         raise ImproperlyConfigured(f"{name} mixes {' and '.join(sorted(found))}; all URLs must have the same scheme.")
-    return value
+    return ";".join(listed)
 
 
 def port(name: str) -> int | None:

@@ -3,17 +3,17 @@
 Every value has its reason beside it; a value that equals Celery's default is not repeated. To change one, import all of
 this module into your own settings module and overwrite the name there.
 
-Environment: ``HOLDFAST_BROKER_URL`` and ``HOLDFAST_RESULT_URL`` (URLs joined by ``;``), ``HOLDFAST_SENTINEL_MASTER``,
-``HOLDFAST_SENTINEL_USERNAME``, ``HOLDFAST_SENTINEL_PASSWORD``; optional ``HOLDFAST_QUEUES`` (``default,critical``; the
-first one is the default queue), ``HOLDFAST_TIME_LIMIT`` (1500 seconds), and ``HOLDFAST_TLS_CA``, ``HOLDFAST_TLS_CERT``,
-``HOLDFAST_TLS_KEY`` (:mod:`holdfast.tls`), with ``amqps://`` in the broker's URLs.
+Environment: ``HOLDFAST_BROKER_URL`` and ``HOLDFAST_RESULT_URL`` (URLs joined by commas), ``HOLDFAST_SENTINEL_MASTER``,
+``HOLDFAST_SENTINEL_USERNAME``, ``HOLDFAST_SENTINEL_PASSWORD`` (percent-encoded, as in a URL); optional
+``HOLDFAST_QUEUES`` (``default,critical``; the first one is the default queue), ``HOLDFAST_TIME_LIMIT`` (1500 seconds),
+and ``HOLDFAST_TLS_CA``, ``HOLDFAST_TLS_CERT``, ``HOLDFAST_TLS_KEY`` (:mod:`holdfast.tls`), with ``amqps://`` in the
+broker's URLs.
 
 What cannot be set here belongs in the worker's environment: ``REMAP_SIGTERM=SIGQUIT`` (a stop is a soft shutdown).
 """
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,8 +28,8 @@ _sentinel: dict[str, Any] = {
     "master_name": environment.required("HOLDFAST_SENTINEL_MASTER"),
     "min_other_sentinels": 1,  # a Sentinel that sees no other one may name a primary that was replaced
     "sentinel_kwargs": {  # the Sentinels' own login and limits: they inherit nothing from the results' connection
-        "username": os.environ.get("HOLDFAST_SENTINEL_USERNAME") or None,
-        "password": os.environ.get("HOLDFAST_SENTINEL_PASSWORD") or None,
+        "username": environment.decoded("HOLDFAST_SENTINEL_USERNAME"),
+        "password": environment.decoded("HOLDFAST_SENTINEL_PASSWORD"),
         "socket_timeout": 1,
         "socket_connect_timeout": 1,
         **(_tls.sentinel() if _tls else {}),
@@ -119,7 +119,7 @@ result_chord_join_timeout = 30  # seconds; the default of 3 is shorter than a fa
 result_extended = True  # a stored failure names its task, arguments and worker
 
 # Beat: two of them, one lock
-_result_urls = [urlsplit(url) for url in _result_url.split(";")]
+_result_urls = [urlsplit(url) for url in environment.split_urls(_result_url)]
 beat_scheduler = "holdfast.beat:Scheduler"  # schedule and last runs live in Redis; a tick counts when a broker has it
 beat_max_loop_interval = 5  # seconds
 redbeat_lock_timeout = 30  # seconds; the standby takes over within 35 (by default 25 minutes: redbeat#271)

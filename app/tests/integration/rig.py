@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from holdfast import pulse
+from holdfast.environment import split_urls
 
 from .stack import ROOT, Stack, wait_until
 
@@ -170,13 +171,13 @@ class Rig:
 
     def environment(self, **extra: str) -> dict[str, str]:
         """Return the environment of a process of the scratch application, logged in to the broker as admin."""
-        urls = [urlsplit(url) for url in self.stack.settings["HOLDFAST_BROKER_URL"].split(";")]
+        urls = [urlsplit(url) for url in split_urls(self.stack.settings["HOLDFAST_BROKER_URL"])]
         login = f"admin:{password('RABBITMQ_ADMIN_PASSWORD')}"
         brokers = [urlunsplit(url._replace(netloc=f"{login}@{url.hostname}:{url.port}")) for url in urls]
         return {
             **os.environ,
             **{name: value for name, value in self.stack.settings.items() if name.startswith("HOLDFAST_")},
-            "HOLDFAST_BROKER_URL": ";".join(brokers),
+            "HOLDFAST_BROKER_URL": ",".join(brokers),
             "HOLDFAST_QUEUES": self.queue,
             "HOLDFAST_PULSE_DIR": str(self.folder / "pulse"),
             "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT / 'app'}",

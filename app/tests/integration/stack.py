@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.environment import read_file
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
 ROOT = Path(__file__).resolve().parents[3]
 POLL_SECONDS = 0.25
@@ -163,15 +165,7 @@ class Stack:
 
 def read_settings() -> dict[str, str]:
     """Return the application's environment as the stack's containers get it."""
-    lines = (ROOT / "compose/secrets/app.env").read_text(encoding="utf-8").splitlines()
-    return dict(_pairs(lines))
-
-
-def _pairs(lines: list[str]) -> Iterator[tuple[str, str]]:
-    for line in lines:
-        if line and not line.startswith("#"):
-            name, _, value = line.partition("=")
-            yield name, value
+    return read_file(ROOT / "compose/secrets/app.env")
 
 
 def http_json(url: str, body: object = None, seconds: float = 10) -> Any:

@@ -16,6 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from holdfast.environment import read_file
+
 from .stack import ROOT, CommandFailedError, wait_until
 
 if TYPE_CHECKING:
@@ -252,11 +254,7 @@ def test_alertmanager_accepts_its_file(rendered: Path) -> None:
 
 
 def test_the_environment_loads_the_settings(rendered: Path) -> None:
-    variables = dict(
-        line.split("=", 1)
-        for line in (rendered / "out/secret/app.env").read_text().splitlines()
-        if line and not line.startswith("#")
-    )
+    variables = read_file(rendered / "out/secret/app.env")
     printed = run(
         "env", "-i", *(f"{name}={value}" for name, value in variables.items()),
         str(ROOT / ".venv/bin/python"), "-c",

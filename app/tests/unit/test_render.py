@@ -15,6 +15,7 @@ from kombu import Connection
 from kombu.transport import native_delayed_delivery as kombu_delay
 
 from holdfast import routing
+from holdfast.environment import read_file
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = ROOT / "compose/config"
@@ -111,9 +112,7 @@ def test_every_queue_is_replicated_and_has_exactly_one_policy(topology: dict[str
 def test_a_task_outlives_its_time_limit_before_the_broker_takes_it_away(
     topology: dict[str, list[dict[str, Any]]],
 ) -> None:
-    environment = dict(
-        line.split("=", 1) for line in (CONFIG / "secret/app.env").read_text().splitlines() if not line.startswith("#")
-    )
+    environment = read_file(CONFIG / "secret/app.env")
     tasks = next(policy for policy in topology["policies"] if policy["name"] == "tasks")
     assert tasks["definition"]["consumer-timeout"] > 2 * 1000 * int(environment["HOLDFAST_TIME_LIMIT"])
 

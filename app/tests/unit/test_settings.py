@@ -15,8 +15,8 @@ from celery.exceptions import ImproperlyConfigured
 from holdfast import environment
 
 ENVIRONMENT = {
-    "HOLDFAST_BROKER_URL": "amqp://app:secret@192.0.2.11:5672/holdfast;amqp://app:secret@192.0.2.12:5672/holdfast",
-    "HOLDFAST_RESULT_URL": "sentinel://app:s%40fe@192.0.2.31:26379/2;sentinel://app:s%40fe@192.0.2.32/2",
+    "HOLDFAST_BROKER_URL": "amqp://app:secret@192.0.2.11:5672/holdfast,amqp://app:secret@192.0.2.12:5672/holdfast",
+    "HOLDFAST_RESULT_URL": "sentinel://app:s%40fe@192.0.2.31:26379/2,sentinel://app:s%40fe@192.0.2.32/2",
     "HOLDFAST_SENTINEL_MASTER": "results",
     "HOLDFAST_SENTINEL_USERNAME": "sentinel-user",
     "HOLDFAST_SENTINEL_PASSWORD": "sentinel-password",
@@ -95,7 +95,8 @@ def test_beat_uses_the_primary_of_the_results(monkeypatch: pytest.MonkeyPatch) -
 def test_results_go_to_the_durable_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch)
     name, _, url = settings["result_backend"].partition("+")
-    assert (name, url) == ("holdfast.results:DurableSentinelBackend", ENVIRONMENT["HOLDFAST_RESULT_URL"])
+    assert name == "holdfast.results:DurableSentinelBackend"
+    assert url == ENVIRONMENT["HOLDFAST_RESULT_URL"].replace(",", ";"), "as Celery wants it"
     assert settings["result_backend_transport_options"]["master_name"] == "results"
     assert settings["result_backend_transport_options"]["durable_patience"] < settings["task_time_limit"]
 
@@ -156,7 +157,7 @@ def test_without_tls_nothing_of_it_is_set(monkeypatch: pytest.MonkeyPatch) -> No
         ({"HOLDFAST_BROKER_URL": None}, "HOLDFAST_BROKER_URL is not set"),
         ({"HOLDFAST_RESULT_URL": ""}, "HOLDFAST_RESULT_URL is not set"),
         ({"HOLDFAST_SENTINEL_MASTER": None}, "HOLDFAST_SENTINEL_MASTER is not set"),
-        ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a/x;http://app:secret@b/x"}, "URL 2 of 2"),
+        ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a/x,http://app:secret@b/x"}, "URL 2 of 2"),
         ({"HOLDFAST_BROKER_URL": "amqp://app:secret@:5672/x"}, "URL 1 of 1"),
         ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a:port/x"}, "URL 1 of 1"),
         ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a/x;sentinel://app:secret@b/0"}, "mixes amqp and sentinel"),

@@ -48,7 +48,7 @@ def test_a_change_of_the_definitions_changes_them(name: str) -> None:
 def test_every_url_gets_the_drills_virtual_host() -> None:
     environment = dict(ENVIRONMENT)
     lab.use_vhost(environment)
-    assert environment["HOLDFAST_BROKER_URL"] == "amqp://app:pw@10.0.0.1:5672/drill;amqp://app:pw@10.0.0.2:5672/drill"
+    assert environment["HOLDFAST_BROKER_URL"] == "amqp://app:pw@10.0.0.1:5672/drill,amqp://app:pw@10.0.0.2:5672/drill"
 
 
 def test_every_edit_of_the_redis_files_changes_them(tmp_path: Path) -> None:
