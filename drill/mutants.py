@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MIX = {"short": 60, "effect": 20, "critical": 10, "long": 10}
 LONG = {"long": 70, "short": 30}
-LAYER = frozenset({"publisher", "consumer", "task"})
+LAYER = frozenset({"publisher", "consumer", "request"})
 
 type Topology = dict[str, list[dict[str, Any]]]
 

@@ -8,9 +8,9 @@ from typing import Any
 from celery import Celery
 
 from drill import mutants
-from holdfast import consumer, environment, publisher, settings, startup, task
+from holdfast import consumer, environment, publisher, request, settings, startup
 
-PARTS: dict[str, Any] = {"publisher": publisher, "consumer": consumer, "task": task}
+PARTS: dict[str, Any] = {"publisher": publisher, "consumer": consumer, "request": request}
 VISIBILITY = 30  # seconds instead of half an hour: what a dead worker held must be back before the run is judged
 
 

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
-from holdfast import consumer, logs, publisher, startup, task, tracing
+from holdfast import consumer, logs, publisher, request, startup, tracing
 from holdfast.doctor import startup as doctor
 
 if TYPE_CHECKING:
     from celery import Celery
 
 
-def install(app: Celery) -> Celery:
-    """Put every part of the layer into an application; call it right after ``Celery(...)``, before the first task.
+_installed: WeakSet[Celery] = WeakSet()
 
-    The result backend and the scheduler are chosen by name in the settings (see :mod:`holdfast.settings`).
+
+def install(app: Celery) -> Celery:
+    """Put every part of the layer into an application, once; best right after ``Celery(...)``.
+
+    Nothing of the application is replaced: task classes stay as they are, an own ``Request``, ``worker_consumer``,
+    ``amqp`` or ``control`` class is combined with the layer's. What cannot be combined is refused by name, here or
+    when a worker starts. The result backend and the scheduler are chosen by name in the settings (see
+    :mod:`holdfast.settings`).
 
     Args:
-        app: any Celery application.
+        app: any Celery application; its tasks may exist already.
 
     Returns:
         The same application.
+
+    Raises:
+        ImproperlyConfigured: an own class cannot be combined.
     """
+    if app in _installed:
+        return app
     startup.install(app)
     publisher.install(app)
     consumer.install(app)
-    task.install(app)
+    request.install(app)
     doctor.install(app)
     logs.install()
     tracing.install(app)
+    _installed.add(app)
     return app

@@ -9,6 +9,9 @@ import random
 from typing import TYPE_CHECKING, Any, override
 
 from amqp import spec
+from celery.app.control import Control as CeleryControl
+from celery.exceptions import ImproperlyConfigured
+from celery.signals import worker_init
 from celery.utils.log import get_logger
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer as CeleryConsumer
@@ -20,10 +23,12 @@ from kombu.connection import failover_strategies  # type: ignore[attr-defined]  
 from kombu.utils.encoding import safe_repr
 from kombu.utils.url import parse_url
 
-from holdfast.events import Events, SideRoad
+from holdfast import request
+from holdfast.events import Control, Events, SideRoad
 from holdfast.heartbeat import Heartbeat
 from holdfast.logs import about
 from holdfast.metrics import numbers
+from holdfast.mixin import mixed
 from holdfast.request import PutBack
 
 if TYPE_CHECKING:
@@ -95,6 +100,14 @@ class Consumer(CeleryConsumer):
         connection = self.ensure_connected(connection)
         self._place = connection.hostname, connection.port
         return connection
+
+    # -- messages of tasks
+
+    @override
+    def update_strategies(self) -> None:
+        """Receive every task's messages with a request class of the layer, whatever the base of the task."""
+        request.mix_in(self.app)
+        super().update_strategies()
 
     # -- messages that are not tasks
 
@@ -182,6 +195,24 @@ def _count(message: Any) -> None:
 
 
 def install(app: Celery) -> None:
-    """Make the workers of ``app`` use :class:`Consumer`, and its remote control queues that a reconnect cannot meet."""
-    app.conf.worker_consumer = "holdfast.consumer:Consumer"
-    app.control_cls = "holdfast.events:Control"
+    """Make the workers of ``app`` use :class:`Consumer`, and its remote control queues that a reconnect cannot meet.
+
+    An own consumer or control class of the application is combined with the layer's.
+
+    Raises:
+        ImproperlyConfigured: the own control class cannot be combined.
+    """
+    app.add_defaults(lambda: {"worker_consumer": "holdfast.consumer:Consumer"})
+    control: Any = mixed(app.control_cls, Control, CeleryControl, f"The control class of {app!r}")
+    app.control_cls = control
+    vars(app).pop("control", None)
+
+    def started(sender: Any, **_: object) -> None:
+        if sender.app is not app:
+            return
+        try:
+            sender.consumer_cls = mixed(sender.consumer_cls, Consumer, CeleryConsumer, "worker_consumer")
+        except ImproperlyConfigured as error:
+            raise SystemExit(f"holdfast: {error}") from error  # Celery logs any other exception and goes on
+
+    worker_init.connect(started, weak=False)

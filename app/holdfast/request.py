@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any, override
 from amqp.exceptions import ConnectionError as AMQPConnectionError
 from billiard.einfo import ExceptionWithTraceback
 from celery import states
-from celery.exceptions import InvalidTaskError, Reject
+from celery.exceptions import ImproperlyConfigured, InvalidTaskError, Reject
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 from kombu.exceptions import OperationalError
 
+from holdfast.mixin import mixed
+from holdfast.startup import at_start
+
 if TYPE_CHECKING:
     from billiard.einfo import ExceptionInfo
+    from celery import Celery
 
 logger = get_logger(__name__)
 
@@ -72,9 +76,12 @@ class Request(CeleryRequest):
 
     @override
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        exc = exc_info.exception
+        exc: Any = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
+        wrapped = getattr(exc, "reason", None)
+        if isinstance(exc, Reject) and isinstance(wrapped, PutBack):
+            exc = wrapped  # Task.retry wraps what its publish raised
         if isinstance(exc, PutBack):
             logger.warning("Task %s[%s] goes back to its queue: %s", self.name, self.id, exc.reason)
             state.task_ready(self)
@@ -120,3 +127,30 @@ class Request(CeleryRequest):
     def _not_recorded(self, error: PutBack) -> None:
         logger.warning("State of task %s[%s] cannot be recorded now: %s", self.name, self.id, error.reason)
         self.put_back()
+
+
+def mix_in(app: Celery) -> None:
+    """Give every task of an application a request class that does what its own and the layer's do.
+
+    The attribute is set on the task and not on its class: tasks of other applications may share that.
+
+    Raises:
+        ImproperlyConfigured: a class cannot be combined; the message names its task.
+    """
+    from holdfast.metrics.request import Request as Ours  # noqa: PLC0415 - it extends the class above
+
+    task: Any  # the stubs know only a dotted name as its Request
+    for name, task in app.tasks.items():
+        task.Request = mixed(task.Request, Ours, CeleryRequest, f"The Request of task {name!r}")
+
+
+def install(app: Celery) -> None:
+    """Mix into the requests of ``app`` when its worker starts; a class that cannot be combined ends the process."""
+
+    def check(app: Celery) -> None:
+        try:
+            mix_in(app)
+        except ImproperlyConfigured as error:
+            raise SystemExit(f"holdfast: {error}") from error
+
+    at_start(app, check)

@@ -278,6 +278,9 @@ def undecodable(subject: Subject) -> str | None:
     fix="holdfast.install(app), or a base class whose retry puts the original back",
 )
 def retry_drops(subject: Subject) -> str | None:
+    if subject.durable_publisher and subject.durable_consumer:
+        return None
+
     def is_stock(task: Any) -> bool:
         return str(type(task).retry.__module__).startswith("celery.")
 

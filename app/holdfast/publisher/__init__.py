@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from holdfast.publisher import transport
+from celery.app.amqp import AMQP
+
+from holdfast.mixin import mixed
+from holdfast.publisher import sending, transport
 from holdfast.publisher.bulk import Outcome
 from holdfast.publisher.errors import (
     Blocked,
@@ -57,14 +60,23 @@ def install(app: Celery, fallback: Fallback | None = None) -> None:
         app: any Celery app.
         fallback: stores a message that no broker accepted within its deadline, for instance in an outbox; overrides
             the setting ``holdfast_publish_fallback`` (a callable or its dotted name).
+
+    Raises:
+        ImproperlyConfigured: the app's own ``amqp`` class cannot be combined with the publisher's.
     """
+    installed = vars(app).get("amqp")
+    if isinstance(installed, DurableAMQP):
+        installed.fallback = fallback or installed.fallback
+        return
+    durable = mixed(app.amqp_cls, DurableAMQP, AMQP, f"The amqp class of {app!r}")
     transport.register()
     stock = app.__dict__.pop("amqp", None)
-    app.amqp_cls = DurableAMQP  # type: ignore[assignment]  # the stubs know only the dotted name
+    app.amqp_cls = durable  # type: ignore[assignment]  # the stubs know only the dotted name
     amqp = cast("DurableAMQP", app.amqp)
     amqp.fallback = fallback
     if stock is not None and "queues" in stock.__dict__:
         amqp.__dict__["queues"] = stock.queues  # a worker's -Q was applied to these
+    amqp.sends = sending.install(app)
     detach_results(app)
 
 

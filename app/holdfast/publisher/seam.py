@@ -16,6 +16,7 @@ from holdfast.logs import about
 from holdfast.publisher.message import PUBLISHED_AT, Message, now
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
+from holdfast.request import PutBack, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ class DurableAMQP(AMQP):
     def __init__(self, app: Celery) -> None:
         super().__init__(app)
         self.fallback: Fallback | None = None
+        self.sends: Callable[..., Any] | None = None  # the app's send_task, where Celery's own is all that it calls
         self._publishers: dict[tuple[str, ...], Publisher] = {}
         self._known: WeakKeyDictionary[Connection, Publisher] = WeakKeyDictionary()
 
@@ -78,6 +80,19 @@ class DurableAMQP(AMQP):
             return stock(TaskProducer(self, producer), name, message, **options)
 
         return send_task_message
+
+    def _retry_publish(self, publish: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Send links and chain steps; Celery would call the finished task failed, and the rest of the chain with it.
+
+        Raises:
+            PutBack: no broker took it now; the finished task runs again and sends it then.
+        """
+        try:
+            return super()._retry_publish(publish, *args, **kwargs)  # type: ignore[misc]  # not in the stubs
+        except Exception as error:
+            if not unavailable(error):
+                raise
+            raise PutBack(f"what follows it was not accepted: {error}") from error
 
 
 class TaskProducer:

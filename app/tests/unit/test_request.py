@@ -9,7 +9,7 @@ from billiard.einfo import ExceptionInfo
 from celery import Celery
 from celery.exceptions import InvalidTaskError, TimeLimitExceeded
 
-from holdfast import consumer, task
+from holdfast import consumer, publisher
 from holdfast.request import PutBack, Request
 
 
@@ -33,7 +33,7 @@ class Settled:
 def app() -> Celery:
     app = Celery("unit", broker="memory://", backend="cache+memory://", set_as_current=False)
     consumer.install(app)
-    task.install(app)
+    publisher.install(app)
     app.conf.update(task_acks_late=True, task_acks_on_timeout=False, task_reject_on_worker_lost=True)
 
     @app.task(name="t", shared=False)
@@ -120,7 +120,3 @@ def test_a_lost_child_of_a_chord_runs_again_even_if_its_result_is_there(app: Cel
 def test_broken_time_limits_are_found_before_a_slot_is_taken(app: Celery, limits: object) -> None:
     with pytest.raises(InvalidTaskError, match="invalid time limits"):
         request(app, Settled({"timelimit": limits}))
-
-
-def test_the_tasks_of_an_app_use_it(app: Celery) -> None:
-    assert app.tasks["t"].Request == "holdfast.metrics.request:Request"

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import create_engine
 
-from holdfast import outbox, publisher, task, tracing
+from holdfast import outbox, publisher, tracing
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.relay import Relay
 from holdfast.outbox.send import sender
@@ -44,7 +44,6 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 def app(exporter: InMemorySpanExporter) -> Celery:
     app = Celery("traced", broker="memory://", backend="cache+memory://")
     publisher.install(app)
-    task.install(app)
 
     @app.task(name="add", shared=False)
     def add(x: int, y: int) -> int:

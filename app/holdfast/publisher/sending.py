@@ -1,0 +1,90 @@
+"""What every publish of an app passes before Celery builds its message: ``app.send_task``.
+
+``delay``, ``apply_async``, canvases, retries, beat and ``send_task`` by name all end there, whatever the class of the
+task, so nothing of this has to be a method of one.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from functools import wraps
+from inspect import signature
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from celery.utils.time import subtract_datetimes
+from dateutil.parser import isoparse  # type: ignore[import-untyped]  # Celery reads an eta with it
+
+from holdfast.request import PutBack, unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NAMES = tuple(signature(Celery.send_task).parameters)[2:]  # what may follow the task's name without a keyword
+
+
+def install(app: Celery) -> Callable[..., Any] | None:
+    """Let :func:`whole_seconds` and :class:`holdfast.request.PutBack` hold for every publish of an app.
+
+    Returns:
+        What ``app.send_task`` is from now on; None when the app had a ``send_task`` of its own, which is kept beneath.
+    """
+    send = app.send_task
+
+    @wraps(send)
+    def send_task(name: str, *positional: Any, **options: Any) -> Any:
+        options.update(zip(_NAMES[2:], positional[2:], strict=False))  # args and kwargs stay where they are
+        whole_seconds(app, options)
+        try:
+            return send(name, *positional[:2], **options)
+        except Exception as error:
+            if unavailable(error) and _is_running(app, options.get("task_id")):
+                # Task.retry answers any error with Reject(requeue=False), which drops the task
+                raise PutBack(f"its retry or replacement was not accepted: {error}") from error
+            raise
+
+    vars(app)["send_task"] = send_task
+    return send_task if is_celerys(send, Celery.send_task) else None
+
+
+def whole_seconds(app: Celery, options: dict[str, Any]) -> None:
+    """Round a delay up to whole seconds, in place.
+
+    RabbitMQ's delay queues know whole seconds: stock Celery cuts 0.5 down to 0 and then refuses it. What is not above
+    zero, or no number and no time, is left to Celery.
+
+    Args:
+        app: whose clock an ``eta`` is compared with.
+        options: those of ``send_task``; ``countdown`` in seconds, ``eta`` a datetime (a naive one means UTC, as in
+            Celery) or its ISO text.
+    """
+    countdown, eta = options.get("countdown"), options.get("eta")
+    if isinstance(countdown, Real) and 0 < float(countdown) < math.inf:
+        options["countdown"] = math.ceil(countdown)
+    if isinstance(eta, str):
+        try:
+            eta = isoparse(eta)
+        except ValueError:
+            return
+    if isinstance(eta, datetime):
+        left = subtract_datetimes(eta, app.now()).total_seconds()
+        if 0 < left < 2:  # 2, because an eta of 1.01 s may be below 1 s when Celery looks at it
+            options |= {"eta": None, "countdown": math.ceil(left)}
+
+
+def is_celerys(found: Any, original: Callable[..., Any]) -> bool:
+    """Tell whether a function or bound method is Celery's own: not overridden, not wrapped by an instrumentation.
+
+    Args:
+        found: what an object offers.
+        original: the same function of Celery's class.
+    """
+    function = getattr(found, "__func__", found)
+    return function is original and not hasattr(function, "__wrapped__")
+
+
+def _is_running(app: Celery, task_id: object) -> bool:
+    running: Any = app.current_worker_task
+    return bool(task_id and running and running.request.id == task_id)

@@ -1,0 +1,242 @@
+"""Retries and delays: what is published, and what becomes of the original when it cannot be."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from amqp.exceptions import ConnectionForced
+from celery import Celery, Task, chain, chord, group
+from celery._state import _task_stack
+from celery.exceptions import Ignore, Reject, Retry
+from kombu.exceptions import EncodeError
+
+from holdfast import publisher, routing
+from holdfast.publisher import Nacked, Refused, Unroutable
+from holdfast.publisher.seam import collecting
+from holdfast.request import PutBack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery.canvas import Signature
+
+    from holdfast.publisher import Message
+
+RETRY = "its retry or replacement was not accepted"
+
+
+def nothing(*_: Any) -> None:
+    """Do nothing."""
+
+
+def make_app() -> Celery:
+    app = Celery("unit", broker="amqp://nobody@127.0.0.1:1//", backend="cache+memory://", set_as_current=False)
+    publisher.install(app)
+    app.conf.update(
+        task_queues=routing.queues(["default"]), task_default_queue="default", task_routes=(routing.Router("default"),)
+    )
+    app.task(nothing, name="t", shared=False)
+    return app
+
+
+@pytest.fixture
+def app() -> Celery:
+    return make_app()
+
+
+@pytest.fixture
+def sent() -> Iterator[list[Message]]:
+    """Collect every message instead of publishing it."""
+    with collecting() as messages:
+        yield messages
+
+
+def delays(messages: list[Message]) -> list[tuple[int, float | None]]:
+    """The seconds that the broker holds each message, and those until its eta."""
+    found: list[tuple[int, float | None]] = []
+    for message in messages:
+        bits = message.routing_key.split(".")[:28] if message.exchange == "celery_delayed_27" else ["0"]
+        eta = message.headers["eta"]
+        left = (datetime.fromisoformat(eta) - datetime.now(UTC)).total_seconds() if eta else None
+        found.append((int("".join(bits), 2), left))
+    return found
+
+
+def soon(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+PUBLISHES = {
+    "task": lambda app, delay: app.tasks["t"].apply_async(**delay),
+    "by name": lambda app, delay: app.send_task("elsewhere", **delay),
+    "by name, by place": lambda app, delay: app.send_task("elsewhere", [], {}, *delay.values()),
+    "signature of a task": lambda app, delay: app.tasks["t"].s().set(**delay).delay(),
+    "signature of a remote task": lambda app, delay: app.signature("elsewhere").apply_async(**delay),
+    "group": lambda app, delay: group([app.signature("elsewhere").set(**delay)], app=app)(),
+    "chain": lambda app, delay: chain(app.signature("elsewhere"), app.tasks["t"].si(), app=app).apply_async(**delay),
+    "header of a chord": lambda app, delay: chord([app.signature("elsewhere").set(**delay)], app=app)(
+        app.signature("elsewhere")
+    ),
+}
+
+
+@pytest.mark.parametrize("way", PUBLISHES)
+@pytest.mark.parametrize(("asked", "used"), [(0.2, 1), (1, 1), (1.5, 2), (60, 60), (0.999999, 1)])
+def test_a_countdown_is_rounded_up_to_whole_seconds(
+    app: Celery, sent: list[Message], way: str, asked: float, used: int
+) -> None:
+    PUBLISHES[way](app, {"countdown": asked})
+    ((held, left),) = delays(sent)
+    assert held == used
+    assert left == pytest.approx(used, abs=0.5)
+
+
+@pytest.mark.parametrize("way", [way for way in PUBLISHES if way != "by name, by place"])
+@pytest.mark.parametrize("text", [False, True])
+def test_an_eta_within_two_seconds_becomes_a_countdown(app: Celery, sent: list[Message], way: str, text: bool) -> None:
+    for seconds in (0.5, 1.5, 30.5):
+        eta = soon(seconds)
+        PUBLISHES[way](app, {"eta": eta.isoformat() if text else eta})
+    assert [held for held, _ in delays(sent)] == [1, 2, 30]
+
+
+def test_every_form_of_an_eta_is_understood(app: Celery, sent: list[Message]) -> None:
+    forms: list[Any] = [
+        soon(0.5).replace(tzinfo=None),
+        soon(0.5).astimezone(),
+        soon(0.5).replace(tzinfo=None).isoformat(),
+        soon(0.5).isoformat().replace("+00:00", "Z"),
+    ]
+    for eta in forms:
+        app.send_task("elsewhere", eta=eta)
+    assert [held for held, _ in delays(sent)] == [1, 1, 1, 1]
+
+
+def test_a_group_with_a_skew_is_rounded_member_by_member(app: Celery, sent: list[Message]) -> None:
+    group(app.tasks["t"].si() for _ in range(4)).skew(start=0.25, stop=2.25, step=0.5).apply_async()
+    assert [held for held, _ in delays(sent)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "delay", [{"countdown": 0}, {"countdown": -0.5}, {"countdown": -3}, {"eta": datetime(2020, 1, 1, tzinfo=UTC)}, {}],
+    ids=str,
+)  # fmt: skip
+def test_a_delay_that_is_over_is_left_to_celery(app: Celery, sent: list[Message], delay: dict[str, Any]) -> None:
+    options = dict(delay)
+    publisher.sending.whole_seconds(app, options)
+    assert options == delay
+    app.tasks["t"].apply_async(**delay)
+    assert delays(sent)[0][0] == 0
+
+
+def test_a_delay_that_is_none_is_refused_by_celery(app: Celery, sent: list[Message]) -> None:
+    for wrong in ({"eta": "tomorrow"}, {"countdown": float("inf")}, {"countdown": float("nan")}):
+        with pytest.raises((ValueError, OverflowError)):
+            app.send_task("elsewhere", **wrong)
+    assert not sent
+
+
+def test_a_send_task_of_the_applications_own_is_called(sent: list[Message]) -> None:
+    class Tenants(Celery):
+        def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+            options["headers"] = {"tenant": "t1"}
+            return super().send_task(name, args=args, kwargs=kwargs, **options)
+
+    app = Tenants("tenants", broker="amqp://nobody@127.0.0.1:1//", set_as_current=False)
+    publisher.install(app)
+    app.send_task("elsewhere", (1,), {}, 0.5, queue="q")
+    app.task(nothing, name="own", shared=False).apply_async((1,), countdown=0.5)
+    assert [message.headers["tenant"] for message in sent] == ["t1", "t1"]
+
+
+def run(app: Celery, failure: Exception | None, monkeypatch: pytest.MonkeyPatch, body: Any, **options: Any) -> None:
+    """Run a task as a worker does, with every publish ending in ``failure``."""
+
+    def unlucky(self: Task[Any, Any]) -> Any:
+        return body(self)
+
+    task: Any = app.task(bind=True, default_retry_delay=7, name="unlucky", shared=False, **options)(unlucky)
+
+    def publish(*_args: Any, **_options: Any) -> None:
+        if failure:
+            raise failure
+
+    monkeypatch.setattr(app.amqp, "send_task_message", publish)
+    task.backend.store_result("id", None, "STARTED")
+    task.push_request(id="id", called_directly=False, is_eager=False, retries=0, args=[], kwargs={}, hostname="h")
+    _task_stack.push(task)
+    try:
+        task.run()
+    finally:
+        _task_stack.pop()
+        task.pop_request()
+
+
+def again(task: Task[Any, Any]) -> Any:
+    return task.retry(countdown=0.3)
+
+
+def instead(task: Task[Any, Any]) -> Any:
+    return task.replace(task.app.signature("elsewhere"))
+
+
+AWAY = [Nacked("full"), ConnectionForced("shutdown"), ConnectionRefusedError("no broker")]
+
+
+def test_a_published_retry_raises_retry(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Retry):
+        run(app, None, monkeypatch, again)
+    with pytest.raises(Ignore):
+        run(make_app(), None, monkeypatch, instead)
+
+
+@pytest.mark.parametrize("failure", AWAY, ids=repr)
+def test_a_retry_that_no_broker_takes_puts_the_original_back(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    with pytest.raises(Reject) as caught:
+        run(app, failure, monkeypatch, again)
+    reason = pickle.loads(pickle.dumps(caught.value)).reason  # noqa: S301 - made here; as a child reports it
+    assert isinstance(reason, PutBack)
+    assert str(reason.reason).startswith(RETRY)
+
+
+def test_a_replacement_that_no_broker_takes_puts_the_original_back(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PutBack, match=RETRY):
+        run(app, AWAY[0], monkeypatch, instead)
+
+
+def test_what_else_the_task_publishes_raises_as_everywhere(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Nacked):
+        run(app, AWAY[0], monkeypatch, lambda task: task.app.send_task("elsewhere"))
+
+
+@pytest.mark.parametrize("failure", [Refused("too large"), Unroutable("no queue"), EncodeError("no JSON")], ids=repr)
+def test_a_retry_that_can_never_be_published_is_dead_lettered(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    with pytest.raises(Reject) as caught:
+        run(app, failure, monkeypatch, again)
+    assert type(caught.value) is Reject
+    assert caught.value.args == (failure, False)
+
+
+def test_a_link_that_no_broker_takes_puts_the_finished_task_back(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise AWAY[0]
+
+    monkeypatch.setattr(app.amqp, "send_task_message", away)
+    link: Signature[Any] = app.signature("elsewhere")
+    amqp: Any = app.amqp
+    with pytest.raises(PutBack, match="what follows it was not accepted"):
+        amqp._retry_publish(link.apply_async, (1,))
+
+
+def test_put_back_travels_from_child_to_parent() -> None:
+    copy = pickle.loads(pickle.dumps(PutBack("no store")))  # noqa: S301 - made here
+    assert (type(copy), copy.reason, copy.requeue) == (PutBack, "no store", True)
