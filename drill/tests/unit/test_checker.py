@@ -6,47 +6,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from histories import add, fault, healthy, lose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drill import checker
-from drill.history import Attempt, Bound, Fault, History, Outcome, Run
+from drill.history import Attempt, Bound, History, Outcome, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def fault(**changes: object) -> Fault:
-    base = Fault("1-kill", "kill", ["rabbit1"], 10, 11, 15, 16, 20, proof="stopped", healed="running")
-    return replace(base, **changes)  # type: ignore[arg-type]  # any field  # the tests pass what the fields take
-
-
-def healthy(tasks: int = 5) -> History:
-    """All tasks attempted at their number, acknowledged half a second later, run at once."""
-    history = History("run1", drained=True, faults=[fault()])
-    for number in range(tasks):
-        add(history, f"t{number}", float(number))
-    return history
-
-
-def add(history: History, task_id: str, at: float, *, poison: bool = False, ran: int = 1) -> None:
-    history.attempts[task_id] = Attempt("short", "single", poison, at)
-    history.outcomes[task_id] = Outcome("acknowledged", at + 0.1)
-    for _ in range(ran):
-        history.runs[task_id].append(Run(0, "w1", at + 0.2, at + 0.3))
-    if ran:
-        history.results[task_id] = "SUCCESS"
-        history.effects[task_id] = 1
-        history.stored[task_id].append(at + 0.4)
-
-
 def test_a_healthy_run_passes_with_its_statistical_bounds() -> None:
     verdict = checker.judge(healthy(300))
     assert (verdict.word, verdict.task_bound, verdict.fault_bound) == ("pass", 0.01, 1.0)
-
-
-def lose(history: History) -> None:
-    add(history, "x", 12, ran=0)
 
 
 def cut(history: History) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from fakes import fake_stack
 
 from drill.faults import undo
 from drill.faults.base import kill, pause
 from drill.journal import Journal
 from drill.target import TargetError
-from drill.tests.unit.fakes import fake_stack
 
 if TYPE_CHECKING:
     from pathlib import Path

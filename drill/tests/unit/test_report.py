@@ -7,12 +7,12 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from histories import fault, healthy, lose
 
 from drill import checker, report
 from drill.alerts import Span
 from drill.history import Bound
 from drill.report.page import _marks
-from drill.tests.unit.test_checker import fault, healthy, lose
 
 if TYPE_CHECKING:
     from pathlib import Path

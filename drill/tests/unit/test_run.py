@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from fakes import FakeTarget
+
 from drill import ledger
 from drill.run import Drill, Options
-
-from .fakes import FakeTarget
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,106 @@
+"""The verbs of the Makefile, and the scripts behind them that ask, remove or prepare."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.scripts.conftest import Machine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_make_alone_lists_every_verb() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    verbs = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.findall(r"^  make ([a-z-]+)", listed, re.MULTILINE) == verbs
+    assert {"up", "down", "clean", "status", "logs", "test"} <= set(verbs)
+
+
+def test_every_verb_is_one_line_into_a_script_that_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for script in re.findall(r"\b(scripts/\w+)", makefile):
+        assert (ROOT / script).stat().st_mode & 0o111, f"{script} is not there or cannot be run"
+    assert "\n\t@" in makefile
+    assert not re.search(r"\n\t.*\n\t", makefile), "a verb has more than one line"
+
+
+@pytest.fixture
+def stack(machine: Machine) -> Machine:
+    """Return a machine whose Docker notes what it is asked for and has one volume of the stack."""
+    machine.program("docker", 'case "$*" in "volume ls"*) echo holdfast_rabbit1 ;; ps*) echo 0123456789ab ;; esac')
+    secrets = machine.checkout / "compose/secrets"
+    secrets.mkdir()
+    (secrets / "app.env").touch()
+    return machine
+
+
+def removals(machine: Machine) -> list[str]:
+    """Return the calls of Docker that remove something."""
+    return [
+        call for call in machine.calls("docker").read_text().splitlines() if re.search(r"\b(rm|down|prune)\b", call)
+    ]
+
+
+def test_clean_does_nothing_when_nobody_can_answer(stack: Machine) -> None:
+    run = stack.run("clean")
+    assert run.returncode == 1
+    assert "YES=1" in run.stderr
+    assert removals(stack) == []
+    assert (stack.checkout / "compose/secrets/app.env").exists()
+
+
+def test_clean_names_and_removes_all_that_up_made(stack: Machine) -> None:
+    run = stack.run("clean", "-y")
+    assert run.returncode == 0, run.stderr
+    assert "1 volumes" in run.stdout
+    assert "volume rm holdfast_rabbit1" in removals(stack)
+    assert not (stack.checkout / "compose/secrets").exists()
+
+
+def test_down_keeps_the_volumes(stack: Machine) -> None:
+    run = stack.run("down")
+    assert run.returncode == 0, run.stderr
+    assert removals(stack) == ["compose --project-name holdfast down"]
+
+
+@pytest.mark.parametrize("script", ["status", "logs"])
+def test_without_a_stack_the_next_step_is_make_up(machine: Machine, script: str) -> None:
+    machine.program("docker", "")
+    run = machine.run(script)
+    assert run.returncode == 1
+    assert "next:    make up" in run.stderr
+
+
+def test_env_lets_uv_bring_a_python_when_none_is_new_enough(machine: Machine) -> None:
+    machine.program("python3", "exit 1")
+    machine.program("uv", "")
+    run = machine.run("env")
+    assert run.returncode == 0, run.stderr
+    assert "uv downloads one" in run.stdout
+    assert "--python 3.13" in machine.calls("uv").read_text()
+
+
+def test_env_takes_a_python_that_is_not_on_the_path_but_under_pyenv(machine: Machine) -> None:
+    machine.program("python3", "exit 1")
+    machine.program("uv", "")
+    python = machine.checkout / ".pyenv/versions/3.13.0/bin/python3"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$0"\n')  # suits, and says where it is
+    python.chmod(0o755)
+    run = machine.run("env")
+    assert run.returncode == 0, run.stderr
+    assert f"--python {python}" in machine.calls("uv").read_text()
+
+
+def test_env_says_how_to_get_uv_when_it_cannot_be_installed(machine: Machine) -> None:
+    machine.program("python3", 'echo "No module named venv" >&2; exit 1')
+    run = machine.run("env")
+    assert run.returncode == 1
+    assert "No module named venv" in run.stderr
+    assert "next:    install uv" in run.stderr

@@ -1,0 +1,307 @@
+"""Scratch queues on the running cluster and workers of the test's own, as processes of this machine."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.request import Request, urlopen
+
+from holdfast import pulse
+from holdfast.environment import split_urls
+
+from .stack import ROOT, Stack, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from holdfast.pulse import Pulse
+
+HERE = Path(__file__).parent
+VHOST = "holdfast"
+
+
+def password(name: str) -> str:
+    """Return one of the stack's passwords."""
+    return (ROOT / "compose/secrets/passwords" / name).read_text(encoding="utf-8").strip()
+
+
+@dataclass
+class Rig:
+    """A quorum queue with its own dead-letter queue, a Celery application on it, and a ledger of executions."""
+
+    stack: Stack
+    folder: Path
+    queue: str = field(default_factory=lambda: f"scratch-{uuid.uuid4().hex[:8]}")
+
+    @property
+    def dead(self) -> str:
+        return f"{self.queue}-dead"
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger"
+
+    # -- the broker
+
+    def api(self, method: str, path: str, body: object = None, node: str = "rabbit1") -> Any:
+        """Call the management API as admin."""
+        login = base64.b64encode(f"admin:{password('RABBITMQ_ADMIN_PASSWORD')}".encode()).decode()
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(
+            f"http://{self.stack.address(node)}:15672/api/{path}",
+            data,
+            {"Authorization": f"Basic {login}"},
+            method=method,
+        )
+        with urlopen(request, timeout=15) as answer:  # noqa: S310 - always http
+            content = answer.read()
+        return json.loads(content) if content else None
+
+    def declare(self, **policy: object) -> None:
+        """Declare exchange, queues, bindings and policy as the definitions do for a task queue."""
+        for name in (self.queue, self.dead):
+            arguments = {"x-queue-type": "quorum"}
+            self.api("PUT", f"queues/{VHOST}/{name}", {"durable": True, "arguments": arguments})
+        self.api("PUT", f"exchanges/{VHOST}/{self.dead}", {"type": "fanout", "durable": True})
+        self.api("POST", f"bindings/{VHOST}/e/{self.dead}/q/{self.dead}", {"routing_key": ""})
+        for key in (self.queue, f"#.{self.queue}"):
+            self.api("POST", f"bindings/{VHOST}/e/tasks/q/{self.queue}", {"routing_key": key})
+        self.api("POST", f"bindings/{VHOST}/e/celery_delayed_delivery/e/tasks", {"routing_key": f"#.{self.queue}"})
+        definition = {
+            "delivery-limit": 20,
+            "dead-letter-exchange": self.dead,
+            "dead-letter-strategy": "at-least-once",
+            "overflow": "reject-publish",
+            "consumer-disconnected-timeout": 5000,
+            "delayed-retry-type": "all",
+            "delayed-retry-min": 1000,
+            "delayed-retry-max": 2000,
+        } | {key.replace("_", "-"): value for key, value in policy.items()}
+        self.api(
+            "PUT",
+            f"policies/{VHOST}/{self.queue}",
+            {"pattern": f"^{self.queue}$", "apply-to": "quorum_queues", "priority": 5, "definition": definition},
+        )
+
+    def remove(self) -> None:
+        """Remove what :meth:`declare` made."""
+        key = quote(f"#.{self.queue}", safe="")
+        for path in (
+            f"policies/{VHOST}/{self.queue}",
+            f"queues/{VHOST}/{self.queue}",
+            f"queues/{VHOST}/{self.dead}",
+            f"exchanges/{VHOST}/{self.dead}",
+            f"bindings/{VHOST}/e/celery_delayed_delivery/e/tasks/{key}",
+        ):
+            self.api("DELETE", path)
+
+    def publish(self, body: str, headers: dict[str, Any], **properties: Any) -> None:
+        """Publish a raw message to the scratch queue."""
+        properties = {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2} | properties
+        message = {"routing_key": self.queue, "payload": body, "payload_encoding": "string"}
+        answer = self.api(
+            "POST", f"exchanges/{VHOST}/tasks/publish", message | {"properties": properties | {"headers": headers}}
+        )
+        assert answer == {"routed": True}
+
+    def get(self, queue: str, count: int = 100) -> list[dict[str, Any]]:
+        """Return messages of a queue and put them back."""
+        question = {"count": count, "ackmode": "ack_requeue_true", "encoding": "auto"}
+        answer: list[dict[str, Any]] = self.api("POST", f"queues/{VHOST}/{queue}/get", question)
+        return answer
+
+    def depth(self, queue: str | None = None) -> tuple[int, int]:
+        """Return how many messages are ready and unacknowledged, asked from the queue itself, not from statistics."""
+        row = self.stack.queue(queue or self.queue, "messages_ready", "messages_unacknowledged")
+        return int(row["messages_ready"]), int(row["messages_unacknowledged"])
+
+    # -- faults, undone at the end of the block
+
+    @contextmanager
+    def disk_alarm(self, node: str = "rabbit1") -> Iterator[None]:
+        """Block every publisher of the cluster."""
+        limit = self.stack.rabbitmqctl("status", node=node)["disk_free_limit"]
+        self.stack.inside(node, "rabbitmqctl", "-q", "set_disk_free_limit", str(10**15))
+        try:
+            yield
+        finally:
+            self.stack.inside(node, "rabbitmqctl", "-q", "set_disk_free_limit", str(limit))
+
+    @contextmanager
+    def paused(self, *services: str) -> Iterator[None]:
+        """Freeze containers: their connections stay open and silent."""
+        containers = [self.stack.container(service) for service in services]
+        try:
+            for container in containers:
+                self.stack.run("docker", "pause", container)
+            yield
+        finally:
+            for container in containers:
+                self.stack.run("docker", "unpause", container, check=False)
+            self.stack.wait_healthy(*services)
+
+    @contextmanager
+    def cut(self, worker: Process) -> Iterator[None]:
+        """Drop the packets of a worker's connections of this moment; new ones pass."""
+        sides = (("OUTPUT", "--sport"), ("INPUT", "--dport"))
+        rules = [(chain, side, port) for port, _ in worker.broker_connections() for chain, side in sides]
+        assert rules
+        try:
+            for chain, side, port in rules:
+                self.stack.run("iptables", "-I", chain, "-p", "tcp", side, port, "-j", "DROP")
+            yield
+        finally:
+            for chain, side, port in rules:
+                self.stack.run("iptables", "-D", chain, "-p", "tcp", side, port, "-j", "DROP", check=False)
+
+    # -- the application
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """Return the environment of a process of the scratch application, logged in to the broker as admin."""
+        urls = [urlsplit(url) for url in split_urls(self.stack.settings["HOLDFAST_BROKER_URL"])]
+        login = f"admin:{password('RABBITMQ_ADMIN_PASSWORD')}"
+        brokers = [urlunsplit(url._replace(netloc=f"{login}@{url.hostname}:{url.port}")) for url in urls]
+        return {
+            **os.environ,
+            **{name: value for name, value in self.stack.settings.items() if name.startswith("HOLDFAST_")},
+            "HOLDFAST_BROKER_URL": ",".join(brokers),
+            "HOLDFAST_QUEUES": self.queue,
+            "HOLDFAST_PULSE_DIR": str(self.folder / "pulse"),
+            "PYTHONPATH": str(HERE),
+            "PYTHONUNBUFFERED": "1",
+            "SCRATCH_LEDGER": str(self.ledger),
+            "REMAP_SIGTERM": "SIGQUIT",
+            **extra,
+        }
+
+    def call(self, code: str, seconds: float = 90, **extra: str) -> str:
+        """Run Python code with the scratch application and return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-c", f"from scratch import *\n{code}"],
+            env=self.environment(**extra),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    @contextmanager
+    def process(self, *arguments: str, **extra: str) -> Iterator[Process]:
+        """Run ``celery -A scratch`` with the arguments until the end of the block."""
+        log = self.folder / f"log-{uuid.uuid4().hex[:6]}"
+        with log.open("w") as output:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "scratch", *arguments],
+                env=self.environment(**extra),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+            process = Process(child, log)
+            try:
+                yield process
+            except BaseException:
+                print(process.text[-8000:])
+                raise
+            finally:
+                process.end()
+
+    @contextmanager
+    def worker(self, concurrency: int = 1, *, ready: bool = True, **extra: str) -> Iterator[Process]:
+        """Run a worker; with ``ready`` the block begins when it consumes."""
+        name = f"w{uuid.uuid4().hex[:6]}@scratch"
+        options = ("worker", "-n", name, "-c", str(concurrency), "--loglevel", "INFO")
+        with self.process(*options, **extra) as process:
+            if ready:
+                process.wait_for("ready.", 40)
+            yield process
+
+    def heartbeats(self) -> list[Pulse]:
+        """Return the heartbeats of the workers and beats that ran here."""
+        os.environ["HOLDFAST_PULSE_DIR"] = str(self.folder / "pulse")
+        return [found for name in pulse.names() if (found := pulse.read(name))]
+
+    def lines(self, step: str = "") -> list[list[str]]:
+        """Return the ledger's lines, split, of one step or all."""
+        text = self.ledger.read_text(encoding="utf-8") if self.ledger.exists() else ""
+        return [line.split() for line in text.splitlines() if line.startswith(step)]
+
+    def runs(self, step: str) -> Counter[str]:
+        """Count the executions of a step by its argument."""
+        return Counter(line[1] for line in self.lines(step))
+
+    def drained(self, deadline: float = 60) -> None:
+        """Wait until the scratch queue has been empty for 3 s: a message held back for 2 s is in none of its counts."""
+        since: list[float] = []
+
+        def empty() -> bool:
+            if self.depth() == (0, 0):
+                since.append(time.monotonic())
+            else:
+                since.clear()
+            return bool(since) and since[-1] - since[0] > 3
+
+        wait_until(empty, f"{self.queue} is empty", deadline)
+
+
+@dataclass
+class Process:
+    """A running ``celery`` process and its log."""
+
+    child: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self.child.poll() is None
+
+    def broker_connections(self) -> list[tuple[str, str]]:
+        """Return local port and node address of each connection of the main process to a broker."""
+        found = []
+        command = ["ss", "-Htnp", "state", "established", "dport", "=", ":5672"]
+        for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+            if f"pid={self.child.pid}," in line:
+                _, _, here, there, *_ = line.split()
+                found.append((here.rpartition(":")[2], there.rpartition(":")[0]))
+        return found
+
+    def consumes_from(self) -> str:
+        """Return the address of the broker that it consumes from; its events may go to another one."""
+        return str(re.findall(r"Connected to amqps?://\S*@([\d.]+):", self.text)[-1])
+
+    def wait_for(self, words: str, deadline: float = 30, times: int = 1) -> None:
+        """Wait until the log contains ``words`` so many times."""
+        try:
+            wait_until(lambda: self.text.count(words) >= times or not self.alive, f"{words!r} in the log", deadline)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.text[-4000:]}") from None
+        assert self.text.count(words) >= times, f"the process ended with {self.child.poll()}:\n{self.text[-4000:]}"
+
+    def end(self) -> None:
+        """Kill the process and its children."""
+        for number in (signal.SIGCONT, signal.SIGKILL):
+            try:
+                os.killpg(self.child.pid, number)
+            except ProcessLookupError:
+                break
+        self.child.wait(20)

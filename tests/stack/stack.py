@@ -1,0 +1,176 @@
+"""The running local stack as the tests see it: look at it, run commands in it, break it, wait for a condition."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.environment import read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ROOT = Path(__file__).resolve().parents[2]
+POLL_SECONDS = 0.25
+
+
+def wait_until[T](probe: Callable[[], T], what: str, deadline: float = 60) -> T:
+    """Return the first true answer of ``probe``; fail with ``what`` and its last answer after ``deadline`` seconds."""
+    end = time.monotonic() + deadline
+    answer: object = None
+    while time.monotonic() < end:
+        try:
+            value = probe()
+        except (OSError, ValueError, subprocess.CalledProcessError, CommandFailedError) as error:
+            answer = error
+        else:
+            if value:
+                return value
+            answer = value
+        time.sleep(POLL_SECONDS)
+    raise AssertionError(f"{what}: not within {deadline:g} s; last seen: {answer!r}")
+
+
+class CommandFailedError(Exception):
+    """A command of the stack ended with an error; the text is what it printed."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Commands against the compose project; every one is bounded in time."""
+
+    settings: Mapping[str, str] = field(repr=False)  # holds passwords
+
+    def run(self, *command: str, seconds: float = 60, check: bool = True) -> str:
+        """Run a command on the host and return what it printed."""
+        return subprocess.run(command, check=check, timeout=seconds, text=True, capture_output=True).stdout.strip()
+
+    def compose(self, *arguments: str, seconds: float = 180, check: bool = True) -> str:
+        """Run a docker compose command on the project."""
+        return self.run(
+            "docker", "compose", "-f", str(ROOT / "compose/compose.yaml"), *arguments, seconds=seconds, check=check
+        )
+
+    def container(self, service: str) -> str:
+        """Return the id of the container of ``service``, running or not."""
+        return self.run(
+            "docker", "ps", "-aq", "--filter", "label=com.docker.compose.project=holdfast",
+            "--filter", f"label=com.docker.compose.service={service}",
+        )  # fmt: skip
+
+    def inside(self, service: str, *command: str, seconds: float = 60, check: bool = True) -> str:
+        """Run a command in the container of ``service``."""
+        return self.run("docker", "exec", self.container(service), *command, seconds=seconds, check=check)
+
+    def state(self, service: str) -> dict[str, Any]:
+        """Return docker's own state of the container: Status, Pid, Health, StartedAt."""
+        answer: dict[str, Any] = json.loads(
+            self.run("docker", "inspect", "-f", "{{json .State}}", self.container(service))
+        )
+        return answer
+
+    def healthy(self, service: str) -> bool:
+        """Tell whether the container runs and its health check is green."""
+        state = self.state(service)
+        return bool(state["Running"]) and state.get("Health", {}).get("Status", "healthy") == "healthy"
+
+    def wait_healthy(self, *services: str, deadline: float = 120) -> None:
+        """Wait until every named service is green."""
+        for service in services:
+            wait_until(lambda service=service: self.healthy(service), f"{service} is healthy", deadline)  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
+
+    def kill(self, service: str, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Signal the main process from outside: unlike ``docker kill`` this leaves the restart policy in force."""
+        os.kill(int(self.state(service)["Pid"]), sig)
+
+    def pool_children(self, service: str) -> list[int]:
+        """Return the host process ids of the Celery pool children in the container."""
+        lines = self.run("docker", "top", self.container(service), "-eo", "pid,ppid,args").splitlines()[1:]
+        celery = {
+            int(pid): int(ppid) for pid, ppid, args in (line.split(None, 2) for line in lines) if "celery" in args
+        }
+        return [pid for pid, parent in celery.items() if parent in celery]
+
+    def webhooks(self, *arguments: str, seconds: float = 180, check: bool = True) -> str:
+        """Run the sample application's command on the host, against the stack."""
+        return self._tool("webhooks", *arguments, seconds=seconds, check=check)
+
+    def holdfast(self, *arguments: str, seconds: float = 60, check: bool = True) -> str:
+        """Run the layer's command on the host, against the stack."""
+        return self._tool("holdfast", *arguments, seconds=seconds, check=check)
+
+    def result(self, task_id: str) -> str:
+        """Return the stored result of a task as ``celery result`` prints it."""
+        return self._tool("celery", "-A", "webhooks.app", "result", task_id, seconds=60)
+
+    def _tool(self, tool: str, *arguments: str, seconds: float, check: bool = True) -> str:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / tool), *arguments],
+            check=False, timeout=seconds, text=True, capture_output=True, env={**os.environ, **self.settings},
+        )  # fmt: skip
+        if check and done.returncode:
+            raise CommandFailedError(
+                f"{tool} {' '.join(arguments)} ended with {done.returncode}: {done.stderr or done.stdout}"
+            )
+        return done.stdout.strip()
+
+    def rabbitmqctl(self, *arguments: str, node: str = "rabbit1") -> Any:
+        """Run rabbitmqctl on a node and return its JSON answer."""
+        return json.loads(self.inside(node, "rabbitmqctl", "-q", *arguments, "--formatter", "json"))
+
+    def queue(self, name: str, *columns: str, node: str = "rabbit1") -> dict[str, Any]:
+        """Return columns of one queue of the vhost."""
+        rows: list[dict[str, Any]] = self.rabbitmqctl("list_queues", "-p", "holdfast", "name", *columns, node=node)
+        for row in rows:
+            if row["name"] == name:
+                return row
+        raise ValueError(f"{node} does not list the queue {name}")
+
+    def redis_primary(self) -> str:
+        """Return the service name of the Redis that Sentinel calls primary now."""
+        address = self.sentinel("get-master-addr-by-name", "results")[0]
+        return next(name for name in ("redis1", "redis2", "redis3") if self.address(name) == address)
+
+    def sentinel(self, *command: str, service: str = "sentinel1") -> list[str]:
+        """Run a SENTINEL command as the application's user and return its lines."""
+        user, password = self.settings["HOLDFAST_SENTINEL_USERNAME"], self.settings["HOLDFAST_SENTINEL_PASSWORD"]
+        return self.inside(
+            service, "env", f"REDISCLI_AUTH={password}",
+            "redis-cli", "-p", "26379", "--user", user, "--no-auth-warning", "SENTINEL", *command,
+        ).splitlines()  # fmt: skip
+
+    def address(self, service: str) -> str:
+        """Return the container's address on the stack's network."""
+        return (
+            self.run(
+                "docker",
+                "inspect",
+                "-f",
+                "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+                self.container(service),
+            )
+            or json.loads(
+                self.run("docker", "inspect", "-f", "{{json .NetworkSettings.Networks}}", self.container(service))
+            ).popitem()[1]["IPAMConfig"]["IPv4Address"]
+        )
+
+
+def read_settings() -> dict[str, str]:
+    """Return the application's environment as the stack's containers get it."""
+    return read_file(ROOT / "compose/secrets/app.env")
+
+
+def http_json(url: str, body: object = None, seconds: float = 10) -> Any:
+    """GET a JSON document, or POST ``body`` as JSON and return the answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 - loopback and the stack's own network
+    with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310 - as above
+        return json.load(answer)
