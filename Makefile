@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: bench drill faults help up down clean status monitor logs secrets render test test-production lint env lab lab-down play
+.PHONY: bench drill help up down clean status monitor logs secrets render test test-all test-long test-production lint env lab lab-down play
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -38,10 +38,13 @@ lab-down: ## remove those hosts, with everything on them
 play: env ## run a playbook on your hosts (PLAYBOOK=site INVENTORY=yours ARGS="--check"; the lab by default)
 	@scripts/play $(or $(PLAYBOOK),site) $(ARGS)
 
-test: ## everything that proves this checkout: checks, unit tests, the stack broken on purpose, playbooks on bare hosts
+test: ## prove this checkout: checks, unit tests, and the promise kept by the stack while it is broken on purpose
 	@scripts/test
 
-faults: env ## the tests that are too long for make test, on the running stack (make up first)
+test-all: ## what make test leaves out: every other test on the stack, then the playbooks on bare hosts
+	@scripts/test-all
+
+test-long: env ## the tests that break the stack many times over, on the running stack (make up first)
 	@.venv/bin/pytest -m long
 
 test-production: env ## every playbook on bare hosts in containers, those that stop something under load (STEPS="site drill")

@@ -5,7 +5,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 project=holdfast
 network=${HOLDFAST_NET:-172.30.77} # first three numbers of the addresses; change it when it collides with your own network
-test_lab=holdfast-test-lab # the hosts on which make test runs the playbooks
+test_lab=holdfast-test-lab # the hosts on which make test-all runs the playbooks
 PATH=$PATH:$root/build/uv/bin # where scripts/env puts uv on a machine without it
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # an old engine cannot store what newer buildx adds to an image
 
@@ -61,6 +61,26 @@ stack_is_running() {
 
 stack_exists() {
   [[ -n $(docker ps --all --quiet --filter "label=com.docker.compose.project=$project") ]]
+}
+
+# on_the_stack COMMAND...: runs a command on the running stack, which it starts when needed, and leaves the stack as it
+# found it: running, stopped with its data, or not there at all.
+on_the_stack() {
+  local before=nothing status=0
+  "$root/scripts/bootstrap" # an engine that stands still does not tell what it holds
+  if stack_is_running; then
+    before=running
+  elif [[ -n $(docker volume ls --quiet --filter "label=com.docker.compose.project=$project") ]]; then
+    before=data
+  fi
+  "$root/scripts/up"
+  "$@" || status=$?
+  ((status == 0)) || "$root/scripts/logs" --save
+  case $before in
+    nothing) compose down --volumes --remove-orphans ;;
+    data) "$root/scripts/down" ;;
+  esac
+  return "$status"
 }
 
 # Debian or Ubuntu, and allowed to install: then what is missing can be installed instead of asked for.

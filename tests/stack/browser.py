@@ -22,7 +22,7 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         found = next(filter(None, map(shutil.which, BROWSERS)), None)
         if found is None:
-            pytest.fail(f"found none of {', '.join(BROWSERS)}; run `make test`, or `apt-get install chromium`")
+            pytest.fail(f"found none of {', '.join(BROWSERS)}; run `make test-all`, or `apt-get install chromium`")
         self.command = [
             found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
             "--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}",

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .stack import wait_until
+from ..stack import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .hook import Hook
-    from .stack import Stack
+    from ..hook import Hook
+    from ..stack import Stack
 
 pytestmark = pytest.mark.stack
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .stack import CommandFailedError, wait_until
+from ..stack import CommandFailedError, wait_until
 
 if TYPE_CHECKING:
-    from .hook import Hook
-    from .stack import Stack
+    from ..hook import Hook
+    from ..stack import Stack
 
 pytestmark = pytest.mark.stack
 
