@@ -149,5 +149,19 @@ def test_a_soft_time_limit_that_strikes_while_counting_reaches_its_task(monkeypa
     assert stored == ["counted"]
 
 
+def test_what_a_handler_counts_in_the_middle_of_a_count_is_added_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    def inc() -> None:
+        steps.append("begins")
+        if len(steps) == 1:
+            numbers.result_stored()
+        steps.append("ends")
+
+    monkeypatch.setattr(numbers.STORED, "inc", inc)
+    numbers.result_stored()
+    assert steps == ["begins", "ends"] * 2
+
+
 def _strike() -> None:
     raise SoftTimeLimitExceeded

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import select
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from dataclasses import replace
 from struct import pack, unpack
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from amqp.exceptions import RecoverableConnectionError
 from amqp.serialization import dumps
+from billiard.exceptions import SoftTimeLimitExceeded
 from kombu import Connection, Producer, Queue
 from kombu.exceptions import OperationalError
 
@@ -33,10 +38,13 @@ from holdfast.publisher import (
     transport,
 )
 from holdfast.publisher.link import Link
+from holdfast.publisher.message import Wire
+from holdfast.publisher.nodes import DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
 POLICY = Policy(deadline=3.0, attempt=0.5, connect=2.0, backoff=0.02, backoff_max=0.1)
 
@@ -464,9 +472,136 @@ def test_idle_connection_that_the_broker_closed_costs_no_copy() -> None:
         link = publisher.nodes.link(0, POLICY.limits(monotonic() + 1))
         assert isinstance(link, Link)
         peer.sessions[0].sock.shutdown(socket.SHUT_RDWR)
-        assert link._poller.poll(10_000), "the end of the connection has arrived"
+        assert select.select([link._sock], [], [], 10)[0], "the end of the connection has arrived"
         publisher.publish(message(2))
         assert peer.published == ["id-0001", "id-0002"]
+
+
+def test_a_handler_publishes_while_its_thread_waits_for_an_answer() -> None:
+    def script(session: Session, tag: int) -> None:
+        if session is session.peer.sessions[0]:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        else:
+            session.ack(tag)
+            session.peer.sessions[0].ack(1)
+
+    with peers(script) as (publisher, (peer,)), handling(lambda: publisher.publish(message(2))):
+        publisher.publish(message(1))
+        assert peer.published == ["id-0001", "id-0002"], "no copy was needed"
+        assert len(peer.sessions) == 2
+
+
+def test_a_handler_publishes_while_its_thread_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with peers(ack) as (publisher, (peer,)):
+        inside(monkeypatch, lambda: publisher.publish(message(2)))
+        publisher.publish(message(1))
+        assert sorted(peer.published) == ["id-0001", "id-0002"]
+        assert publisher.nodes.depth.value == 0
+
+
+def test_handlers_that_interrupt_each_other_without_end_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[Unreachable] = []
+    with peers(ack) as (publisher, (peer,)):
+
+        def again() -> None:
+            inside(monkeypatch, again)
+            try:
+                publisher.publish(message(2))
+            except Unreachable as error:
+                errors.append(error)
+
+        inside(monkeypatch, again)
+        publisher.publish(message(1))
+        assert len(errors) == 1
+        assert "interrupted each other" in str(errors[0])
+        assert len(peer.published) == len(peer.sessions) == DEPTH
+
+
+def test_a_fork_in_the_middle_of_a_publish_returns_in_both_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[int] = []
+    with peers(ack) as (publisher, (peer,)):
+        inside(monkeypatch, lambda: children.append(os.fork()))
+        acknowledged = publisher.publish(message(1))
+        if children == [0]:
+            os._exit(0 if acknowledged else 1)
+        assert os.waitpid(children[0], 0)[1] == 0
+        assert peer.published == ["id-0001"] * 2, "each on its own connection"
+
+
+def test_a_handler_that_raises_anywhere_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It strikes at each place in turn where Python looks for signals: at the start of a function, after a C call."""
+    waits: list[str] = []
+    monkeypatch.setattr(Link, "give_up", lambda _link: waits.append("an answer was waited for in vain"))
+    policy = replace(POLICY, deadline=10.0, attempt=5.0)
+    other: list[NotAcknowledged] = []
+    stop = threading.Event()
+    with peers(ack, policy=policy) as (publisher, _):
+
+        def meanwhile() -> None:
+            while not stop.is_set():
+                try:
+                    publisher.publish(message(2))
+                except NotAcknowledged as error:
+                    other.append(error)
+
+        thread = threading.Thread(target=meanwhile)
+        thread.start()
+        try:
+            place, struck = 0, True
+            while struck:
+                place += 1
+                struck = strike(place, lambda: publisher.publish(message(1)))
+                publisher.publish(message(3))
+                assert publisher.nodes.depth.value == 0
+        finally:
+            stop.set()
+            thread.join()
+    assert place > 50, "it struck at many places"
+    assert (waits, other) == ([], [])
+
+
+def strike(place: int, call: Callable[[], object]) -> bool:
+    """Raise a soft time limit at the given place of a call; return whether it has so many."""
+    left = place
+
+    def profile(frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal left
+        if event in {"call", "c_return"} and "publisher" in frame.f_code.co_filename and __file__ not in str(frame):
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                raise SoftTimeLimitExceeded
+
+    sys.setprofile(profile)
+    try:
+        call()
+    except SoftTimeLimitExceeded:
+        return True
+    finally:
+        sys.setprofile(None)
+    return left <= 0
+
+
+@contextlib.contextmanager
+def handling(handle: Callable[[], object]) -> Iterator[None]:
+    """Call a function when SIGUSR2 comes."""
+    previous = signal.signal(signal.SIGUSR2, lambda *_: handle())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR2, previous)
+
+
+def inside(monkeypatch: pytest.MonkeyPatch, handle: Callable[[], object]) -> None:
+    """Call a function once in the middle of the next publish, while the link is in use."""
+    frames = Wire.frames
+
+    def interrupted(wire: Wire, frame_max: int) -> bytes:
+        monkeypatch.undo()
+        handle()
+        return frames(wire, frame_max)
+
+    monkeypatch.setattr(Wire, "frames", interrupted)
 
 
 @contextlib.contextmanager

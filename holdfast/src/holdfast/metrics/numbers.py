@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from functools import cache, wraps
 from time import time
 from typing import TYPE_CHECKING
@@ -72,8 +74,23 @@ class Progress:
     at = time()
 
 
+class _Here(threading.local):
+    """What this thread counts now: a metric's lock is no reentrant one, and a signal handler may count, too."""
+
+    busy = False
+
+    def __init__(self) -> None:
+        self.later: deque[Callable[[], None]] = deque()
+
+
+_here = _Here()
+
+
 def _harmless[**P](count: Callable[P, None]) -> Callable[P, None]:
-    """Let a function count where that is allowed, and give up counting in this process when it fails."""
+    """Let a function count where that is allowed, and give up counting in this process when it fails.
+
+    What a signal handler or ``__del__`` counts in the middle of another count of its thread is added after that one.
+    """
     working = True
 
     @wraps(count)
@@ -81,13 +98,21 @@ def _harmless[**P](count: Callable[P, None]) -> Callable[P, None]:
         nonlocal working
         if not working or (FILES and not FILES.counting):
             return
+        if _here.busy:
+            _here.later.append(lambda: count(*args, **kwargs))
+            return
         try:
+            _here.busy = True
             count(*args, **kwargs)
+            while _here.later:
+                _here.later.popleft()()
         except SoftTimeLimitExceeded:
             raise  # it is meant for the task, wherever it strikes
         except Exception as error:  # noqa: BLE001 - whatever it is, no task may notice
             working = False
             logger.warning("metrics: this process stops %s: %r", count.__name__, error)
+        finally:
+            _here.busy = False
 
     return counted
 

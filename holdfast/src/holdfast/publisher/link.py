@@ -3,6 +3,9 @@
 There is no background thread. Whoever waits for an answer and finds nobody reading reads for all; the others sleep
 until their message is settled or until it is their turn to read. Every wait ends at the caller's deadline, writes
 included: the socket never blocks. A link on which anything was left in doubt is given up and never used again.
+
+A signal handler may run, and may raise, between any two steps of a call. So whatever a call takes (the lock, the turn
+to read) is given back by a test of what it holds, not by a note that it took it; and every message gets a verdict.
 """
 
 from __future__ import annotations
@@ -32,9 +35,10 @@ from holdfast.publisher.errors import (
     Unreachable,
     Unroutable,
 )
+from holdfast.publisher.guard import Guard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from kombu import Connection
 
@@ -45,6 +49,7 @@ _HEADER = Struct(">BHI")  # frame type, channel, payload size
 _ANSWER = Struct(">4sQB")  # class and method, delivery tag, multiple
 _ACK, _NACK = b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
 _SLICE = 0.05  # seconds the reader sleeps at most, so that it notices bytes that another thread could not write
+_NAP = 1.0  # seconds for which a waiting thread sleeps at most, in case the one that would wake it was interrupted
 _CHUNK = 65536  # bytes read at once
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -54,28 +59,40 @@ class Suspected(Disconnected):
 
 
 class Pending:
-    """A message on its way, and its outcome once there is one."""
+    """A message on its way, and its outcome once there is one.
 
-    __slots__ = ("done", "error", "wake", "wire")
+    Attributes:
+        done: True once the outcome is known.
+        error: the outcome; None when a broker acknowledged the message.
+        failed_at: when it failed, as a ``time.monotonic()`` value.
+    """
+
+    __slots__ = ("done", "error", "failed_at", "wake", "wire")
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.done = False
         self.error: NotAcknowledged | None = None
+        self.failed_at = 0.0
         self.wake: threading.Lock | None = None
 
     def settle(self, error: NotAcknowledged | None) -> None:
         """Record the outcome and wake the thread that waits for it."""
         self.error = error
+        if error is not None:
+            self.failed_at = monotonic()
         self.done = True
         self.rouse()
 
     def rouse(self) -> bool:
         """Wake the waiting thread, if there is one."""
-        wake, self.wake = self.wake, None
-        if wake:
+        wake = self.wake
+        if wake is None:
+            return False
+        with suppress(RuntimeError):  # two threads wake it at the same time
             wake.release()
-        return wake is not None
+        self.wake = None
+        return True
 
 
 class _Channel(amqp.Channel):
@@ -97,14 +114,15 @@ class Link:
     """
 
     def __init__(self, connection: Connection, timeout: float) -> None:
-        self._lock = threading.Lock()
+        self._guard = Guard()
         self._queue: deque[Pending] = deque()  # not yet given to the channel
         self._confirms: Confirms[Pending] = Confirms()
         self._out = bytearray()  # given to the channel, not yet to the socket
         self._inbound = bytearray()
         self._parked: deque[Pending] = deque()
-        self._reading = False
+        self._leader: Pending | None = None  # its thread reads for all
         self._blocked = False
+        self._closed = False
         self.dead: NotAcknowledged | None = None
         try:
             self._open(connection, timeout)
@@ -128,20 +146,26 @@ class Link:
             self._amqp.collect()
             raise
         self._frame_max: int = self._amqp.frame_max
-        self._poller = select.poll()
-        self._poller.register(self._sock, select.POLLIN)
 
     # -- what callers do
 
-    def submit(self, batch: Iterable[Pending]) -> None:
+    def submit(self, batch: Sequence[Pending], until: float) -> None:
         """Hand messages to the broker without waiting for their answers.
 
         Args:
             batch: the messages; those that the link cannot take any more are settled at once.
+            until: ``time.monotonic()`` value after which they are settled as not sent.
         """
-        with self._lock:
+
+        def send() -> None:
             self._queue.extend(batch)
-            self._advance(read=not self._reading)
+            self._advance(read=self._leader is None)
+
+        try:
+            self._guard.run(send, until)
+        except TimedOut as busy:
+            for pending in batch:
+                pending.settle(busy)
 
     def wait(self, pending: Pending, limits: Limits) -> None:
         """Wait until a message is settled; without an answer in time the link is given up.
@@ -152,34 +176,28 @@ class Link:
         """
         while not pending.done:
             until = limits.end if self._blocked else limits.until
-            left = until - monotonic()
-            if left <= 0:
+            if monotonic() >= until:
                 self.give_up()
+                if not pending.done:  # another thread is held up in the middle of a step
+                    pending.settle(self._overdue(maybe_published=True))
                 return
-            with self._lock:
-                lead = not self._reading and not pending.done
-                if lead:
-                    self._reading = True
-                elif not pending.done:
-                    wake = pending.wake = threading.Lock()
-                    wake.acquire()
-                    self._parked.append(pending)
-            if lead:
-                self._read_for_all(pending, until)
-            elif not pending.done:
-                try:
-                    wake.acquire(timeout=left)
-                except BaseException:  # a signal handler raised: the turn to read may have just come, and would be lost
+            try:
+                self._take_turn(pending, until)
+            except BaseException:  # a signal handler raised: the turn to read may have just come, and would be lost
+                self._hand_over()
+                raise
+            finally:
+                if self._leader is pending:
+                    self._leader = None
                     self._hand_over()
-                    raise
 
     def give_up(self) -> None:
         """Stop using this link because an answer is overdue; everything unanswered is settled as unknown."""
-        with self._lock:
-            if self._blocked:
-                self._fail(Blocked("the broker blocks publishers (memory or disk alarm); free memory or disk there"))
-            else:
-                self._fail(TimedOut("no answer within the deadline"))
+        error = self._overdue()
+        try:
+            self._guard.run(lambda: self._fail(error), monotonic() + _SLICE)
+        except TimedOut:
+            self.dead = self.dead or error  # the thread that uses the link does the rest
 
     def close(self, timeout: float = 1.0) -> None:
         """Close in good order, for the end of the process.
@@ -187,18 +205,41 @@ class Link:
         Args:
             timeout: seconds to wait for the broker's agreement.
         """
-        with self._lock:
+
+        def part() -> None:
             if self.dead is None and self._amqp.transport:
                 with suppress(OSError, AMQPError):
                     self._sock.settimeout(timeout)
                     self._amqp.close()
             self._fail(Disconnected("the publisher was closed"))
 
+        with suppress(TimedOut):
+            self._guard.run(part, monotonic() + timeout)
+
     def forget(self) -> None:
-        """Drop the inherited socket in a forked child without a word to the broker: the parent still uses it."""
+        """Drop the inherited socket in a forked child without a word to the broker: the parent still uses it.
+
+        A fork in a signal handler returns into the interrupted call in the child, too; that call finds the link dead.
+        """
+        self.dead = Disconnected("the process was forked meanwhile")
         socket.close(self._sock.detach())
 
-    # -- under the lock
+    # -- one thread at a time
+
+    def _take_place(self, pending: Pending) -> None:
+        """Let the thread of a message read for all if nobody does, else put it in the row of those that wait."""
+        if self.dead is not None:
+            self._fail(self.dead)
+            if not pending.done:  # it got lost when a signal handler raised in the middle of a step
+                pending.settle(Disconnected(self.dead.detail, maybe_published=True))
+        elif not pending.done and self._leader is None:
+            self._leader = pending
+        elif not pending.done:
+            pending.wake = threading.Lock()
+            pending.wake.acquire()
+            self._parked.append(pending)
+            if self._leader is None:  # it has left meanwhile
+                pending.rouse()
 
     def _advance(self, *, read: bool) -> None:
         """Read what is there, write what fits; the only place where errors of socket and protocol are handled."""
@@ -218,9 +259,11 @@ class Link:
 
     def _flush(self) -> None:
         while self._queue and not self._blocked:
-            pending = self._queue.popleft()
+            pending = self._queue[0]
+            frames = pending.wire.frames(self._frame_max)
             self._confirms.publish(pending, pending.wire.key)
-            self._out += pending.wire.frames(self._frame_max)
+            self._queue.popleft()
+            self._out += frames
         while self._out:
             try:
                 sent = self._sock.send(self._out)
@@ -275,8 +318,9 @@ class Link:
 
     def _fail(self, error: NotAcknowledged) -> None:
         """End the link: what was given to the channel may have arrived, what still queued here has not."""
-        if self.dead is None:
-            self.dead = error
+        self.dead = self.dead or error
+        if not self._closed:
+            self._closed = True
             self._amqp.collect()
         sent = self._confirms.abandon()
         verdict = type(error) if error.retryable or len(sent) == 1 else Suspected
@@ -284,28 +328,58 @@ class Link:
             pending.settle(verdict(error.detail, maybe_published=verdict.retryable))
         innocent = type(error) if error.retryable else Disconnected
         while self._queue:
-            self._queue.popleft().settle(innocent(error.detail))
+            pending = self._queue.popleft()
+            if not pending.done:  # else the step that hands it to the channel was interrupted
+                pending.settle(innocent(error.detail))
+        while self._parked:
+            self._parked.popleft().rouse()
+
+    def _overdue(self, *, maybe_published: bool = False) -> NotAcknowledged:
+        if self._blocked:
+            text = "the broker blocks publishers (memory or disk alarm); free memory or disk there"
+            return Blocked(text, maybe_published=maybe_published)
+        return TimedOut("no answer within the deadline", maybe_published=maybe_published)
 
     # -- the thread that reads
 
+    def _take_turn(self, pending: Pending, until: float) -> None:
+        """Read for all until a message is settled, or sleep until it is or the turn comes; may return early."""
+        with suppress(TimedOut):
+            self._guard.run(lambda: self._take_place(pending), until)
+        wake = pending.wake
+        if self._leader is pending:
+            self._read_for_all(pending, until)
+        elif wake is not None:
+            wake.acquire(timeout=max(0.0, min(_NAP, until - monotonic())))
+
     def _read_for_all(self, pending: Pending, until: float) -> None:
+        def step() -> None:
+            self._advance(read=True)
+
         try:
             while not pending.done and (left := until - monotonic()) > 0:
-                self._poller.modify(self._sock, select.POLLIN | (select.POLLOUT if self._out else 0))
-                self._poller.poll(min(left, _SLICE) * 1000)
-                with self._lock:
-                    self._advance(read=True)
-        except (OSError, ValueError):  # the socket was closed under poll: give_up() in another thread
+                _ready(self._sock, min(left, _SLICE), write=bool(self._out))
+                self._guard.run(step, until)
+        except TimedOut:
+            return
+        except (OSError, ValueError):  # the socket was closed meanwhile: give_up() in another thread
             self.give_up()
-        finally:
-            self._reading = False
-            self._hand_over()
 
     def _hand_over(self) -> None:
-        """Let the next waiting thread read."""
-        with self._lock:
-            while self._parked and not self._parked.popleft().rouse():
+        """Let the next waiting thread read; without the lock, for one that takes its place looks for a reader again."""
+        with suppress(IndexError):
+            while not self._parked.popleft().rouse():
                 pass
+
+
+def _ready(sock: socket.socket, seconds: float, *, write: bool) -> None:
+    """Wait until a socket can be read, or written as well; the functions are looked up late, for monkey patches."""
+    if hasattr(select, "poll"):
+        poller = select.poll()
+        poller.register(sock, select.POLLIN | (select.POLLOUT if write else 0))
+        poller.poll(seconds * 1000)
+    else:  # eventlet takes poll away; its select has no highest descriptor
+        select.select([sock], [sock] if write else [], [], seconds)
 
 
 def classify(exc: Exception) -> NotAcknowledged:

@@ -14,11 +14,11 @@ from amqp.exceptions import AMQPError
 from kombu.connection import failover_strategies  # type: ignore[attr-defined]  # missing in the stubs
 
 from holdfast.publisher import transport
-from holdfast.publisher.errors import TimedOut
+from holdfast.publisher.guard import Guard
 from holdfast.publisher.link import Link, Pending, classify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from kombu import Connection
 
@@ -26,12 +26,37 @@ if TYPE_CHECKING:
     from holdfast.publisher.policy import Limits
 
 
+DEPTH = 8  # publishes of one thread that may interrupt each other; each depth opens connections of its own
+
+
+class _Depth(threading.local):
+    """How many publishes of this thread are under way; more than one when a signal handler or ``__del__`` publishes."""
+
+    value = 0
+
+
+class _Links:
+    """The links of all publishes at the same depth. A thread that is inside one of them never comes back to it."""
+
+    def __init__(self, nodes: int) -> None:
+        self.shared: list[Link | None] = [None] * nodes
+        self.opening = [Guard() for _ in range(nodes)]
+        self.spare: list[Link | None] = [None] * nodes
+        self.alone = [Guard() for _ in range(nodes)]
+
+    def __iter__(self) -> Iterator[Link]:
+        return (link for link in (*self.shared, *self.spare) if link is not None)
+
+
 class Nodes:
-    """Opens at most one shared link per node, when it is needed, and prefers the node that served last.
+    """Opens at most one shared link per node and depth, when it is needed, and prefers the node that served last.
 
     Args:
         connection: a kombu connection with all nodes in its URL; it is never connected itself.
         timeout: seconds for each step of opening a link.
+
+    Attributes:
+        depth: of this thread; a publish sets its ``value`` one higher and, when it ends, back to what it was.
     """
 
     def __init__(self, connection: Connection, timeout: float) -> None:
@@ -41,14 +66,11 @@ class Nodes:
         connection = connection.clone(transport_options={**options, "client_properties": named})
         self._connections = [_one(connection, url) for url in connection.alt] or [connection]
         self._timeout = timeout
-        self._links: list[Link | None]
-        self._locks: list[threading.Lock]
-        self._spare: Link | None
-        self._alone: threading.Lock
+        self.depth = _Depth()
+        self._levels: dict[int, _Links] = {}
         in_order = connection.failover_strategy is failover_strategies["round-robin"]
         # otherwise every process would start at the first URL and load that node with all publishers
         self._first = 0 if in_order else random.randrange(len(self._connections))  # noqa: S311 - spreading load
-        self._reset()
         _all.add(self)
 
     def pick(self, turn: int) -> int:
@@ -71,14 +93,11 @@ class Nodes:
             Unreachable: the node cannot be used.
             TimedOut: another thread is still trying.
         """
-        link = self._links[node]
+        level = self._level()
+        link = level.shared[node]
         if link is not None and link.dead is None:
             return link
-        with _held(self._locks[node], limits):
-            link = self._links[node]
-            if link is None or link.dead is not None:
-                link = self._links[node] = self._open(node, limits)
-            return link
+        return level.opening[node].run(lambda: self._usable(level.shared, node, limits), limits.until)
 
     def publish_alone(self, node: int, wire: Wire, limits: Limits) -> None:
         """Publish a message on a link with nothing else under way: if the channel is closed, it was this message.
@@ -91,12 +110,15 @@ class Nodes:
         Raises:
             NotAcknowledged: the kind says why.
         """
-        with _held(self._alone, limits):
-            if self._spare is None or self._spare.dead is not None:
-                self._spare = self._open(node, limits)
-            pending = Pending(wire)
-            self._spare.submit([pending])
-            self._spare.wait(pending, limits)
+        level = self._level()
+        pending = Pending(wire)
+
+        def publish() -> None:
+            link = self._usable(level.spare, node, limits)
+            link.submit([pending], limits.until)
+            link.wait(pending, limits)
+
+        level.alone[node].run(publish, limits.until)
         if pending.error is not None:
             raise pending.error
 
@@ -114,51 +136,45 @@ class Nodes:
         connection = self._connections[node].clone(connect_timeout=self._timeout)
         try:
             raw: Any = connection.transport.establish_connection()
-            with transport.bounded(raw, limits.until):
-                for entity in entities:
-                    entity(raw.channel()).declare()
-                raw.close()
+            try:
+                with transport.bounded(raw, limits.until):
+                    for entity in entities:
+                        entity(raw.channel()).declare()
+                    raw.close()
+            finally:
+                raw.collect()
         except (OSError, AMQPError) as exc:
             raise classify(exc) from exc
 
     def close(self) -> None:
         """Close every link in good order."""
-        for link in (*self._links, self._spare):
-            if link is not None:
-                link.close()
-        self._reset()
+        for link in self._drop():
+            link.close()
 
     def forget(self) -> None:
         """Start anew in a forked child: the parent's links stay the parent's, its locks may be held for ever."""
-        for link in (*self._links, self._spare):
-            if link is not None:
-                with suppress(OSError):
-                    link.forget()
-        self._reset()
+        for link in self._drop():
+            with suppress(OSError):
+                link.forget()
 
-    def _reset(self) -> None:
-        self._links = [None] * len(self._connections)
-        self._locks = [threading.Lock() for _ in self._connections]
-        self._spare = None
-        self._alone = threading.Lock()
+    def _drop(self) -> list[Link]:
+        levels, self._levels = self._levels, {}
+        return [link for level in levels.values() for link in level]
+
+    def _level(self) -> _Links:
+        depth = max(1, self.depth.value)
+        found = self._levels.get(depth)
+        return found or self._levels.setdefault(depth, _Links(len(self._connections)))
+
+    def _usable(self, links: list[Link | None], node: int, limits: Limits) -> Link:
+        link = links[node]
+        if link is None or link.dead is not None:
+            link = links[node] = self._open(node, limits)
+        return link
 
     def _open(self, node: int, limits: Limits) -> Link:
-        return Link(self._connections[node], max(0.1, min(self._timeout, limits.until - monotonic())))
-
-
-class _held:  # noqa: N801 - reads as a word in a with statement
-    """A lock held for a block, and not waited for longer than an attempt may take."""
-
-    def __init__(self, lock: threading.Lock, limits: Limits) -> None:
-        self._lock = lock
-        self._until = limits.until
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=max(0.0, self._until - monotonic())):
-            raise TimedOut("another thread is still waiting for the node")
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        connection = self._connections[node].clone()  # another depth may be opening a link at the same moment
+        return Link(connection, max(0.1, min(self._timeout, limits.until - monotonic())))
 
 
 def _one(connection: Connection, url: str) -> Connection:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, fields
-from itertools import count
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 
 class Limits(NamedTuple):
@@ -65,22 +64,6 @@ class Policy:
     def pause(self, attempt: int) -> float:
         """Return how long to wait after the given attempt (0 for the first), in seconds."""
         return min(self.backoff_max, self.backoff * 2.0**attempt) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-
-    def attempts(self, deadline: float | None) -> Iterator[Limits]:
-        """Yield the limits of one attempt after the other until the time is over, sleeping between them.
-
-        Args:
-            deadline: seconds, or None for the policy's own.
-        """
-        seconds = self.deadline if deadline is None else deadline
-        end = monotonic() + seconds
-        last = end - self.reserve(seconds)
-        for attempt in count():
-            yield self.limits(end)
-            pause = self.pause(attempt)
-            if monotonic() + pause >= last:
-                return
-            sleep(pause)
 
     def reserve(self, deadline: float) -> float:
         """Return how many seconds before its deadline a publish makes no new attempt.

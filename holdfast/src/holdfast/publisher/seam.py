@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +12,7 @@ from kombu import Producer, pools
 from kombu.utils.imports import symbol_by_name
 
 from holdfast.logs import about
+from holdfast.publisher.log import logger
 from holdfast.publisher.message import PUBLISHED_AT, Message, now
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from celery import Celery
     from kombu import Connection
-
-logger = logging.getLogger(__name__)
 
 _collected: ContextVar[list[Message] | None] = ContextVar("holdfast_collected", default=None)
 _encoder: Any = Producer(cast("Connection", None))  # kombu's serialisation and compression, without a channel

@@ -1,0 +1,197 @@
+"""What becomes of one message: the same rules whether it is published alone or with many others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import SoftTimeLimitExceeded
+
+from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused, Unreachable, Unroutable
+from holdfast.publisher.link import Suspected
+from holdfast.publisher.log import logger
+from holdfast.publisher.message import Message, Wire
+from holdfast.publisher.nodes import DEPTH
+
+if TYPE_CHECKING:
+    from holdfast.publisher.nodes import Nodes
+    from holdfast.publisher.policy import Limits, Policy
+
+
+Fallback = Callable[[Message], None]
+"""Stores a message that no broker accepted; returns when it is stored, raises when it could not be."""
+
+
+class Cluster:
+    """What every publish to one cluster needs.
+
+    Args:
+        nodes: where to publish.
+        policy: deadlines and back-off.
+        fallback: where a message goes that is not acknowledged within its deadline, for reasons that may pass.
+
+    Attributes:
+        topology: by exchange and routing key, the kombu entities to declare when the broker finds a message unroutable.
+    """
+
+    def __init__(self, nodes: Nodes, policy: Policy, fallback: Fallback | None = None) -> None:
+        self.nodes = nodes
+        self.policy = policy
+        self.fallback = fallback
+        self.topology: dict[tuple[str, str], list[Any]] = {}
+
+    def refusal(self, wire: Wire | Exception) -> Exception | None:
+        """Return why a message must not even be sent, or None.
+
+        The broker would answer a body above its limit by closing the channel, and with it everything in flight.
+
+        Args:
+            wire: the message; an exception, for one that could not be built, is returned.
+        """
+        if isinstance(wire, Exception):
+            return wire
+        if self.nodes.depth.value > DEPTH:
+            return Unreachable(
+                f"{DEPTH} publishes of this thread have interrupted each other; let the signal handler, __del__ or "
+                "logging handler that publishes do nothing while it runs already",
+                task_id=wire.task_id,
+            )
+        if len(wire.body) <= self.policy.max_bytes:
+            return None
+        return Refused(
+            f"its body has {len(wire.body)} bytes, {self.policy.max_bytes} are allowed; pass a reference to the data, "
+            "or raise max_message_size of the broker and holdfast_publish_max_bytes together",
+            task_id=wire.task_id,
+        )
+
+    def store(self, wire: Wire, error: NotAcknowledged) -> bool:
+        """Hand a message that was not acknowledged to the fallback.
+
+        Returns:
+            True when it is stored; False when there is no fallback or the message would never be accepted.
+        """
+        if self.fallback is None or not error.retryable:
+            return False
+        try:
+            self.fallback(Message.decode(wire))
+        except SoftTimeLimitExceeded:
+            raise  # it is meant for the caller
+        except Exception:  # noqa: BLE001 - the fallback is the application's own; the line below has the traceback
+            logger.exception("task %s: neither a broker nor the fallback took it", wire.task_id)
+            return False
+        logger.warning("task %s went to the fallback: %s", wire.task_id, error)
+        return True
+
+    def declare(self, node: int, wire: Wire, limits: Limits) -> bool:
+        """Declare the queue of an unroutable message, for an app whose topology is not provisioned on the broker.
+
+        Args:
+            node: where to declare.
+            wire: the message.
+            limits: when to stop waiting.
+
+        Returns:
+            True when the message is worth another attempt.
+        """
+        entities = self.topology.get((wire.exchange, wire.routing_key))
+        if not entities:
+            return False
+        try:
+            self.nodes.declare(node, entities, limits)
+        except NotAcknowledged:
+            logger.exception("task %s: its queue is missing and cannot be declared", wire.task_id)
+            return False
+        return True
+
+
+class Attempts:
+    """The attempts to publish one message, one after the other, until one succeeds or no other is worth it.
+
+    Call :meth:`begin`, try, and tell :meth:`failed` how it went wrong; after its None, :attr:`failure` is the verdict.
+
+    Args:
+        cluster: where to publish.
+        wire: the message.
+        deadline: seconds from now until the verdict; None for the policy's.
+
+    Attributes:
+        failure: how it stands after the last attempt; None before that.
+        node: where the current attempt goes.
+        limits: when the current attempt has to end.
+        turn: how many places after the preferred node the next attempt goes.
+    """
+
+    __slots__ = (
+        "_cluster", "_count", "_declared", "_doubted", "_end", "_last", "_maybe",
+        "failure", "limits", "node", "turn", "wire",
+    )  # fmt: skip
+
+    def __init__(self, cluster: Cluster, wire: Wire, deadline: float | None) -> None:
+        seconds = cluster.policy.deadline if deadline is None else deadline
+        self._cluster = cluster
+        self._end = monotonic() + seconds
+        self._last = self._end - cluster.policy.reserve(seconds)
+        self._count = 0
+        self._maybe = self._doubted = self._declared = False
+        self.wire = wire
+        self.turn = 0
+        self.failure: NotAcknowledged | None = None
+        self.node: int
+        self.limits: Limits
+
+    @property
+    def alone(self) -> bool:
+        """True when nothing else may be under way on the link of this attempt.
+
+        The broker closed the channel of the last one because of this message or because of another one.
+        """
+        return isinstance(self.failure, Suspected)
+
+    def begin(self) -> None:
+        """Choose the node and the limits of an attempt that starts now."""
+        self.node = self._cluster.nodes.pick(self.turn)
+        self.limits = self._cluster.policy.limits(self._end)
+
+    def failed(self, error: NotAcknowledged, at: float) -> float | None:
+        """Take note of how an attempt failed.
+
+        Args:
+            error: the answer, or why there was none.
+            at: when that was known, as a ``time.monotonic()`` value.
+
+        Returns:
+            Seconds to wait before the next attempt; None when no other attempt is worth it.
+        """
+        # Alone and without an answer again: the attempt before may have arrived. A clear answer means that it has not
+        maybe = self._maybe or error.maybe_published or (self.alone and error.retryable)
+        # an attempt that the deadline cut off says less than the answer before it
+        cut = self.failure is not None and error.retryable and at >= self._end
+        told = self.failure if self.failure is not None and cut else error
+        self.failure = told.about(self.wire.task_id, maybe_published=maybe)
+        if not isinstance(error, Suspected):
+            self._maybe = self.failure.maybe_published
+        if not self._worth_another(error):
+            return None
+        pause = self._cluster.policy.pause(self._count)
+        self._count += 1
+        return pause if monotonic() + pause < self._last else None
+
+    def _worth_another(self, error: NotAcknowledged) -> bool:
+        """Say whether another attempt makes sense, and decide where it goes."""
+        if isinstance(error, Suspected | Blocked):
+            return True  # nothing is wrong with the node, or every other one is blocked as well
+        if error.retryable:
+            if self.turn or isinstance(error, Nacked):
+                self.turn += 1
+            else:
+                self._cluster.nodes.avoid(self.node)
+            return True
+        if not self._doubted:  # a node without its log knows no exchange and no user: another one decides
+            self._doubted = True
+            self.turn += 1
+            return True
+        if self._declared or not isinstance(error, Unroutable):
+            return False
+        self._declared = self._cluster.declare(self.node, self.wire, self.limits)
+        return self._declared

@@ -1,0 +1,42 @@
+"""The log lines of publishing. A handler that publishes what it is given must not be given lines about that."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+
+class _Here(threading.local):
+    """Whether a line of this thread is on its way through the handlers."""
+
+    logging = False
+
+
+class Logger(logging.LoggerAdapter[logging.Logger]):
+    """A logger that is silent while one of its own lines of the same thread is being handled.
+
+    A handler that publishes and fails would be called again for the line that says so, without an end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.getLogger("holdfast.publisher"), {})
+        self._here = _Here()
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log a line, unless it is about what a handler does with the one before; all other methods end here.
+
+        Args:
+            level: of the line.
+            msg: the line; the rest is as in :meth:`logging.Logger.log`.
+        """
+        if self._here.logging:
+            return
+        try:
+            self._here.logging = True
+            super().log(level, msg, *args, **({"stacklevel": 2} | kwargs))  # the caller's line, not this one
+        finally:
+            self._here.logging = False
+
+
+logger = Logger()

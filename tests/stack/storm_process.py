@@ -1,0 +1,184 @@
+"""Publishes from threads while signal handlers, finalizers and logging handlers publish in the middle of it.
+
+Usage: ``storm_process.py URL QUEUE KIND SECONDS``. Prints one JSON object: the ids that were acknowledged, how many of
+them were published from inside, the errors, and the longest call in seconds.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import uuid
+from typing import Any
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Celery
+
+from holdfast.publisher import NotAcknowledged, install
+
+DEADLINE = 10.0
+THREADS = 6
+NESTED = 3  # handlers that may interrupt each other
+
+
+class Storm:
+    """What is published, and how it went."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        self.app = Celery("storm", broker=url, set_as_current=False)
+        self.app.conf.update(holdfast_publish_deadline=DEADLINE, task_default_queue=queue)
+        self.queue = queue
+        self.acknowledged: list[str] = []
+        self.errors: list[str] = []
+        self.slowest = 0.0
+        self.inside = 0
+        self.interrupted = 0
+        self.depth = threading.local()
+        self.stop = False
+        install(self.app)
+
+    def publish(self) -> None:
+        """Publish one task by name."""
+        task_id, started = uuid.uuid4().hex, time.monotonic()
+        depth = getattr(self.depth, "value", 0)
+        try:
+            self.depth.value = depth + 1
+            self.app.send_task("storm.task", task_id=task_id, queue=self.queue)
+        except NotAcknowledged as error:
+            self.errors.append(str(error))
+        else:
+            self.acknowledged.append(task_id)
+            self.inside += depth > 0
+        finally:
+            self.depth.value = depth
+            if depth == 0:
+                self.slowest = max(self.slowest, time.monotonic() - started)
+
+    def publish_inside(self, *_: object) -> None:
+        """Publish from a handler that has interrupted something."""
+        if getattr(self.depth, "value", 0) < NESTED:
+            try:
+                self.publish()
+            except SoftTimeLimitExceeded:
+                self.interrupted += 1
+
+    def until_stopped(self) -> None:
+        while not self.stop:
+            self.publish()
+
+    def end(self) -> None:
+        self.stop = True
+
+    # -- the kinds
+
+    def alarm(self) -> None:
+        signal.signal(signal.SIGALRM, self.publish_inside)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.003)
+
+    def forks(self) -> None:
+        def handler(*_: object) -> None:
+            if getattr(self.depth, "value", 0) < NESTED and os.fork() == 0:
+                self.acknowledged.clear()
+                self.publish()
+                os.write(report[1], "".join(f"{one}\n" for one in self.acknowledged).encode())
+                os._exit(0)
+
+        report = self.report = os.pipe()
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.1)
+
+    def soft_limit(self) -> None:
+        def handler(*_: object) -> None:
+            if getattr(self.depth, "value", 0):
+                raise SoftTimeLimitExceeded
+
+        signal.signal(signal.SIGUSR1, handler)
+        signal.signal(signal.SIGALRM, self.publish_inside)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.01)
+
+        def strike() -> None:
+            while not self.stop:
+                time.sleep(0.01)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        threading.Thread(target=strike, daemon=True).start()
+
+    def finalizers(self) -> None:
+        storm = self
+
+        class Last:
+            def __init__(self) -> None:
+                self.circle = self
+
+            def __del__(self) -> None:
+                if not storm.stop:
+                    storm.publish_inside()
+
+        def litter() -> None:
+            while not storm.stop:
+                Last()
+                time.sleep(0.05)  # each one's publish takes a while
+
+        gc.set_threshold(20)
+        threading.Thread(target=litter, daemon=True).start()
+
+    def logs(self) -> None:
+        storm = self
+
+        class Publishing(logging.Handler):
+            def emit(self, _record: logging.LogRecord) -> None:
+                storm.publish_inside()
+
+        logging.getLogger().addHandler(Publishing())
+        logging.getLogger().setLevel(logging.DEBUG)
+
+
+def main(url: str, queue: str, kind: str, seconds: str) -> None:
+    faulthandler.dump_traceback_later(float(seconds) + 3 * DEADLINE)  # where it hangs, if it does
+    storm = Storm(url, queue)
+    storm.publish()
+    getattr(storm, kind)()
+    threads = [threading.Thread(target=storm.until_stopped) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    threading.Timer(float(seconds), storm.end).start()
+    while not storm.stop:
+        try:
+            storm.publish()
+        except SoftTimeLimitExceeded:
+            storm.interrupted += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for thread in threads:
+        thread.join(3 * DEADLINE)
+    found: dict[str, Any] = {
+        "acknowledged": storm.acknowledged,
+        "inside": storm.inside,
+        "interrupted": storm.interrupted,
+        "errors": storm.errors,
+        "slowest": storm.slowest,
+        "hanging": sum(thread.is_alive() for thread in threads),
+    }
+    if kind == "forks":
+        while True:
+            try:
+                os.wait()
+            except ChildProcessError:
+                break
+        os.close(storm.report[1])
+        with os.fdopen(storm.report[0]) as report:
+            children = report.read().split()
+        found["acknowledged"] += children
+        found["inside"] += len(children)
+    print(json.dumps(found), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
