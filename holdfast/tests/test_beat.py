@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from celery.schedules import crontab, schedule
 from holdfast import beat, pulse
 from holdfast.beat import Scheduler
 
-NOW = datetime(2026, 11, 23, 12, 0, 30, 250_000, tzinfo=UTC)
+NOW = datetime(2026, 11, 23, 12, 0, 30, 250_000, tzinfo=timezone.utc)
 
 
 class Entry:
@@ -29,7 +29,7 @@ class Entry:
         return NOW
 
     def is_due(self) -> tuple[bool, float]:
-        due, delay = self.schedule.is_due(self.last_run_at or datetime(2000, 1, 1, tzinfo=UTC))
+        due, delay = self.schedule.is_due(self.last_run_at or datetime(2000, 1, 1, tzinfo=timezone.utc))
         return due, delay
 
     def next(self, last_run_at: datetime) -> Entry:
@@ -71,7 +71,11 @@ def run(scheduler: Any, entry: Entry, monkeypatch: pytest.MonkeyPatch, failure: 
     ("when", "last", "scheduled"),
     [
         (schedule(20), NOW - timedelta(seconds=50), NOW.replace(microsecond=0) - timedelta(seconds=30)),
-        (crontab(), NOW.replace(minute=0, second=0, microsecond=0, hour=11), datetime(2026, 11, 23, 11, 1, tzinfo=UTC)),
+        (
+            crontab(),
+            NOW.replace(minute=0, second=0, microsecond=0, hour=11),
+            datetime(2026, 11, 23, 11, 1, tzinfo=timezone.utc),
+        ),
         (schedule(20), None, NOW.replace(microsecond=0)),
     ],
     ids=["interval", "crontab", "first"],

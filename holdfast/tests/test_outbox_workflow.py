@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -168,4 +168,4 @@ def test_a_delay_counts_from_the_enqueueing_not_from_the_publish(app: Celery, wa
 
 def test_a_message_without_delay_is_left_alone(app: Celery) -> None:
     (message,) = record(sig(app, "add", 1, 2)).messages
-    assert due_in(message, datetime.now(UTC) + timedelta(days=1)) is message
+    assert due_in(message, datetime.now(timezone.utc) + timedelta(days=1)) is message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ def test_a_template_gives_the_message_of_stock_celery(args: list[Any], kwargs: d
         {"serializer": "yaml"},
         {"compression": "zlib"},
         {"shadow": "other name"},
-        {"expires": datetime(2030, 1, 1, tzinfo=UTC)},
+        {"expires": datetime(2030, 1, 1, tzinfo=timezone.utc)},
         {"link": []},
         {"group_id": "g", "group_index": 3},
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -60,13 +60,13 @@ def delays(messages: list[Message]) -> list[tuple[int, float | None]]:
     for message in messages:
         bits = message.routing_key.split(".")[:28] if message.exchange == "celery_delayed_27" else ["0"]
         eta = message.headers["eta"]
-        left = (datetime.fromisoformat(eta) - datetime.now(UTC)).total_seconds() if eta else None
+        left = (datetime.fromisoformat(eta) - datetime.now(timezone.utc)).total_seconds() if eta else None
         found.append((int("".join(bits), 2), left))
     return found
 
 
 def soon(seconds: float) -> datetime:
-    return datetime.now(UTC) + timedelta(seconds=seconds)
+    return datetime.now(timezone.utc) + timedelta(seconds=seconds)
 
 
 PUBLISHES = {
@@ -121,7 +121,8 @@ def test_a_group_with_a_skew_is_rounded_member_by_member(app: Celery, sent: list
 
 
 @pytest.mark.parametrize(
-    "delay", [{"countdown": 0}, {"countdown": -0.5}, {"countdown": -3}, {"eta": datetime(2020, 1, 1, tzinfo=UTC)}, {}],
+    "delay",
+    [{"countdown": 0}, {"countdown": -0.5}, {"countdown": -3}, {"eta": datetime(2020, 1, 1, tzinfo=timezone.utc)}, {}],
     ids=str,
 )  # fmt: skip
 def test_a_delay_that_is_over_is_left_to_celery(app: Celery, sent: list[Message], delay: dict[str, Any]) -> None:

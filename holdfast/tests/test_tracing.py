@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sqlalchemy import create_engine
 
 from holdfast import outbox, publisher, tracing
+from holdfast.extras import MissingExtraError
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.relay import Relay
 from holdfast.outbox.send import sender
@@ -144,7 +145,7 @@ def test_nothing_is_traced_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
 def test_tracing_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_TRACING", "otlp")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(ImproperlyConfigured, match=r"pip install 'celery-holdfast\[tracing\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'celery-holdfast\[tracing\]'"):
         tracing.install(Celery("plain", set_as_current=False))
 
 

@@ -16,19 +16,23 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from celery.utils.log import get_logger
-from redbeat import RedBeatScheduler
-from redbeat.schedulers import ensure_conf, get_redis
 from redis.backoff import NoBackoff
 from redis.exceptions import LockError, RedisError
 from redis.retry import Retry
+from typing_extensions import override
 
+from holdfast import extras
 from holdfast.metrics import processes
 from holdfast.pulse import Pulse, own_name
 from holdfast.results import Patience, SteadyConnection, SteadyTLSConnection
+
+with extras.needed():
+    from redbeat import RedBeatScheduler
+    from redbeat.schedulers import ensure_conf, get_redis
 
 if TYPE_CHECKING:
     from celery import Celery

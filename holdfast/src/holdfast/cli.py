@@ -7,6 +7,8 @@ from typing import cast
 
 import click
 
+from holdfast import extras
+
 COMMANDS = {
     "dead": "holdfast.dead:command",
     "doctor": "holdfast.doctor.cli:command",
@@ -26,7 +28,10 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name].partition(":")
-        return cast("click.Command", getattr(import_module(module), attribute))
+        try:
+            return cast("click.Command", getattr(import_module(module), attribute))
+        except extras.MissingExtraError as error:
+            raise click.ClickException(str(error)) from error
 
 
 @click.group(cls=LazyGroup)

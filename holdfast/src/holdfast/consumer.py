@@ -6,7 +6,7 @@ Choose it with ``worker_consumer = "holdfast.consumer:Consumer"`` (:func:`instal
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any
 
 from amqp import spec
 from celery.app.control import Control as CeleryControl
@@ -22,6 +22,7 @@ from celery.worker.consumer.delayed_delivery import DelayedDelivery
 from kombu.connection import failover_strategies  # type: ignore[attr-defined]  # missing in the stubs
 from kombu.utils.encoding import safe_repr
 from kombu.utils.url import parse_url
+from typing_extensions import override
 
 from holdfast import request
 from holdfast.events import Control, Events, SideRoad

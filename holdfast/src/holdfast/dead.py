@@ -12,10 +12,10 @@ import os
 from base64 import b64encode
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from amqp import Message, spec
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    type Connect = Callable[[], AbstractContextManager["Office"]]
+    Connect: TypeAlias = Callable[[], AbstractContextManager["Office"]]
 
 CONFIRM_TIMEOUT = 10.0  # seconds; above a leader election, which takes about 3
 REPLAY_HEADER = "holdfast-replay"  # how often an operator has replayed the message; survives Celery's retries
@@ -74,7 +74,7 @@ class Letter:
             "task": self.headers.get("task", "-"),
             "queue": self.death.get("queue", self.raw.delivery_info["routing_key"]),
             "reason": self.death.get("reason", "unrouted"),
-            "time": died.replace(tzinfo=UTC).isoformat() if died else None,
+            "time": died.replace(tzinfo=timezone.utc).isoformat() if died else None,
             "retries": self.headers.get("retries"),
             "replays": self.headers.get(REPLAY_HEADER, 0),
             "args": self.headers.get("argsrepr"),
@@ -147,7 +147,7 @@ class Office:
 
     def discard(self, letter: Letter, reason: str, keep: Path) -> None:
         """Append the letter and the reason to the file ``keep``, wait for the disk, then take it out of the queue."""
-        record = {"discarded_at": datetime.now(UTC).isoformat(), "discarded_because": reason} | letter.record()
+        record = {"discarded_at": datetime.now(timezone.utc).isoformat(), "discarded_because": reason} | letter.record()
         with keep.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, default=str) + "\n")
             file.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from time import monotonic
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any
 
 from celery.app.control import Control as CeleryControl
 from celery.events.dispatcher import EventDispatcher
@@ -19,6 +19,7 @@ from celery.worker import state
 from celery.worker.consumer.events import Events as CeleryEvents
 from kombu import Exchange, Producer, Queue
 from kombu.pidbox import Mailbox as KombuMailbox
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from celery import Celery

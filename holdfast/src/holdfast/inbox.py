@@ -11,16 +11,21 @@ process dies between the effect and the commit: give the other side the key as i
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, cast
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sqlalchemy import Column, DateTime, MetaData, String, Table, Text, delete, false, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from holdfast import extras
+
+with extras.needed():
+    from sqlalchemy import Column, DateTime, MetaData, String, Table, Text, delete, false, select, update
+    from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.orm import Session
+
+T = TypeVar("T")
 
 metadata = MetaData()
 """For ``create_all``, or for Alembic: ``target_metadata = [Base.metadata, holdfast.inbox.metadata]``."""
@@ -36,7 +41,7 @@ inbox = Table(
 _INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
-def once[T](session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) -> T:
+def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) -> T:
     """Run ``effect`` unless it has run for ``key``, and return its result.
 
     All happens in the transaction of ``session``, which the caller commits: a rollback undoes the key together with
@@ -69,7 +74,7 @@ def once[T](session: Session, key: str | tuple[str, ...], effect: Callable[[], T
         # The driver opens a transaction before a change of data, not before a savepoint, whose release would commit.
         session.execute(delete(inbox).where(false()))
     with session.begin_nested():
-        free = _INSERT[dialect](inbox).values(key=name, done_at=datetime.now(UTC)).on_conflict_do_nothing()
+        free = _INSERT[dialect](inbox).values(key=name, done_at=datetime.now(timezone.utc)).on_conflict_do_nothing()
         if session.execute(free.returning(inbox.c.key)).first() is not None:
             result = effect()
             session.execute(update(inbox).where(inbox.c.key == name).values(result=json.dumps(result)))
@@ -89,5 +94,5 @@ def prune(session: Session, older_than: timedelta) -> int:
     Returns:
         How many keys were forgotten; a later call with one of them runs its effect again.
     """
-    result: Any = session.execute(delete(inbox).where(inbox.c.done_at < datetime.now(UTC) - older_than))
+    result: Any = session.execute(delete(inbox).where(inbox.c.done_at < datetime.now(timezone.utc) - older_than))
     return int(result.rowcount)

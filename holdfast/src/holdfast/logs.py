@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, override
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
 from celery.signals import after_setup_logger, after_setup_task_logger
 from pythonjsonlogger.json import JsonFormatter
+from typing_extensions import override
 
 from holdfast import environment
 
@@ -46,7 +47,7 @@ class Formatter(JsonFormatter):
 
     @override
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        log_data["time"] = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         super().add_fields(log_data, record, message_dict)
         log_data.pop("data", None)  # Celery's own extra: the words of the message again, arguments included
         log_data |= {name: value for name, value in _task(record).items() if value}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ConnectionError as AMQPConnectionError
 from billiard.einfo import ExceptionWithTraceback
@@ -12,6 +12,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request as CeleryRequest
 from kombu.exceptions import OperationalError
+from typing_extensions import override
 
 from holdfast.mixin import mixed
 from holdfast.startup import at_start

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from random import uniform
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery._state import get_current_task
@@ -43,6 +43,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+from typing_extensions import override
 
 from holdfast.metrics import numbers
 from holdfast.request import PutBack, unavailable
@@ -322,7 +323,7 @@ class DurableSentinelBackend(SentinelBackend):
         """Forget a chord whose body was sent; of one whose body was not, only the claim."""
 
         def clean(*, keys: list[bytes], args: list[Any], client: Any) -> Any:
-            if not isinstance(sys.exception(), _BodyNotSent):
+            if not isinstance(sys.exc_info()[1], _BodyNotSent):
                 return super(DurableSentinelBackend, self)._chord_cleanup_script(keys=keys, args=args, client=client)
             with suppress(RedisError, OSError):  # it expires
                 client.delete(keys[0])

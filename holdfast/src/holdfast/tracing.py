@@ -10,10 +10,9 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import ImproperlyConfigured
 from celery.signals import beat_init, worker_process_init, worker_process_shutdown
 
-from holdfast import environment
+from holdfast import environment, extras
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,12 +29,10 @@ def instrument(app: Celery) -> None:
         app: a Celery app that ``holdfast.publisher.install`` was called for.
 
     Raises:
-        ImproperlyConfigured: the extra is not installed.
+        MissingExtraError: the extra is not installed.
     """
-    try:
+    with extras.needed():
         from opentelemetry.instrumentation.celery import CeleryInstrumentor  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise _missing() from error
     instrumentor: Any = CeleryInstrumentor()  # type: ignore[no-untyped-call]  # untyped there
     if not instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.instrument()
@@ -50,17 +47,16 @@ def install(app: Celery) -> None:
         app: as for :func:`instrument`.
 
     Raises:
-        ImproperlyConfigured: the variable has another value than ``off`` or ``otlp``, or the extra is not installed.
+        ImproperlyConfigured: the variable has another value than ``off`` or ``otlp``.
+        MissingExtraError: the extra is not installed.
     """
     if environment.choice("HOLDFAST_TRACING", ("off", "otlp")) == "off":
         return
-    try:
+    with extras.needed():
         from opentelemetry import trace  # noqa: PLC0415 - optional
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - optional
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise _missing() from error
 
     def start(**_: object) -> None:
         # in each child for itself: the thread that sends the spans does not survive a fork
@@ -95,10 +91,3 @@ def _ending(send: Callable[..., Any], end: Callable[..., None]) -> Callable[...,
             raise
 
     return sent
-
-
-def _missing() -> ImproperlyConfigured:
-    return ImproperlyConfigured(
-        "Tracing is asked for and OpenTelemetry is not installed. Install the extra: "
-        "pip install 'celery-holdfast[tracing]', or leave out HOLDFAST_TRACING."
-    )

@@ -11,7 +11,7 @@ import socket
 import sys
 import xmlrpc.client
 from time import time
-from typing import TYPE_CHECKING, Any, TextIO, override
+from typing import TYPE_CHECKING, Any, TextIO
 
 from holdfast import pulse
 
@@ -75,8 +75,7 @@ class _UnixTransport(xmlrpc.client.Transport):
         super().__init__()
         self._path = url.removeprefix("unix://")
 
-    @override
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:  # noqa: ARG002 - xmlrpc's signature
         return _UnixConnection(self._path)
 
 
@@ -85,7 +84,6 @@ class _UnixConnection(http.client.HTTPConnection):
         super().__init__("supervisor")
         self._path = path
 
-    @override
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(self._path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from holdfast.doctor.subject import Subject
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    type Check = Callable[[Subject], str | None]
+    Check: TypeAlias = Callable[[Subject], str | None]
 
 
 class Severity(IntEnum):

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from functools import cache, wraps
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from prometheus_client import Counter, Histogram
@@ -86,7 +86,10 @@ class _Here(threading.local):
 _here = _Here()
 
 
-def _harmless[**P](count: Callable[P, None]) -> Callable[P, None]:
+P = ParamSpec("P")
+
+
+def _harmless(count: Callable[P, None]) -> Callable[P, None]:
     """Let a function count where that is allowed, and give up counting in this process when it fails.
 
     What a signal handler or ``__del__`` counts in the middle of another count of its thread is added after that one.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from time import time
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import Ignore, Reject, Retry
+from typing_extensions import override
 
 from holdfast.logs import about
 from holdfast.metrics import numbers

@@ -7,12 +7,13 @@ import os
 import socketserver
 from threading import Thread
 from time import sleep
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.multiprocess import MultiProcessCollector
+from typing_extensions import override
 
 from holdfast.metrics import numbers
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
 
-    type StartResponse = Callable[[str, list[tuple[str, str]]], object]
+    StartResponse: TypeAlias = Callable[[str, list[tuple[str, str]]], object]
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import accumulate
 from threading import Lock
-from typing import TYPE_CHECKING, override
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import REGISTRY, Collector
 from prometheus_client.utils import INF, floatToGoString
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,8 +17,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.outbox.store import enqueue, put_message
-from holdfast.outbox.table import metadata
+from holdfast import extras
+
+with extras.needed():
+    from holdfast.outbox.store import enqueue, put_message
+    from holdfast.outbox.table import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable

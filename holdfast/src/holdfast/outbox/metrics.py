@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ class Metrics:
         """Count the backlog."""
         with self._engine.connect() as connection:
             backlog = store.backlog(connection)
-        age = (datetime.now(UTC) - backlog.oldest).total_seconds() if backlog.oldest else 0.0
+        age = (datetime.now(timezone.utc) - backlog.oldest).total_seconds() if backlog.oldest else 0.0
         yield GaugeMetricFamily("holdfast_outbox_waiting_rows", "Rows that wait for publishing.", backlog.waiting)
         yield GaugeMetricFamily("holdfast_outbox_oldest_age_seconds", "Age of the oldest of them.", max(age, 0.0))
         yield GaugeMetricFamily(

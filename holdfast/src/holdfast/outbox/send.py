@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kombu.exceptions import OperationalError
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from holdfast.publisher import Message
 
-type Send = Callable[[Sequence[Message]], list[Exception | None]]
-"""Publishes messages and returns for each one None when the broker has it, else why not."""
+    # publishes messages and returns for each one None when the broker has it, else why not
+    Send: TypeAlias = Callable[[Sequence[Message]], list[Exception | None]]
 
 _index = attrgetter("index")
 

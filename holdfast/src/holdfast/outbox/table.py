@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, String, Table, Text, TypeDecorator
 
@@ -15,12 +15,12 @@ class Instant(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: object) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
         """Add the zone that the database dropped."""
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        return value.replace(tzinfo=timezone.utc) if value is not None and value.tzinfo is None else value
 
 
 def now() -> datetime:
     """Return the current time in UTC."""
-    return datetime.now(UTC)
+    return datetime.now(timezone.utc)
 
 
 metadata = MetaData()

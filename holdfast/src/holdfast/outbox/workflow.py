@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import Celery
@@ -122,8 +122,8 @@ def due_in(message: Message, now: datetime | None = None) -> Message:
         return message
     at = datetime.fromisoformat(eta)
     if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)  # what Celery means by a naive time
-    left = int((at - (now or datetime.now(UTC))).total_seconds())
+        at = at.replace(tzinfo=timezone.utc)  # what Celery means by a naive time
+    left = int((at - (now or datetime.now(timezone.utc))).total_seconds())
     key = calculate_routing_key(max(left, 1), message.routing_key)
     if left < 1:
         key = _NO_DELAY + key[len(_NO_DELAY) :]

@@ -6,7 +6,7 @@ confirms the wrong message. Here only the tag decides.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -16,7 +16,10 @@ class OutOfOrderError(Exception):
     """The broker settled a message that was not waiting: the channel can no longer be trusted."""
 
 
-class Confirms[T]:
+T = TypeVar("T")
+
+
+class Confirms(Generic[T]):
     """The messages of one channel that wait for their answer, in the order in which they were published."""
 
     def __init__(self) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from kombu.exceptions import OperationalError
+from typing_extensions import Self
 
 
 class NotAcknowledged(OperationalError):  # noqa: N818 - says what is known, like its subclasses

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, fields
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from typing_extensions import Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,43 @@
+"""What ``import holdfast`` gives, and what it loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import holdfast
+
+PROBE = """
+import sys
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top != "holdfast":
+            raise SystemExit(f"{name} was imported")
+sys.meta_path.insert(0, Only())
+import holdfast, holdfast.MODULE
+"""
+
+
+@pytest.mark.parametrize("name", holdfast.__all__)
+def test_every_public_name_is_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_BROKER_URL", "amqp://app:secret@192.0.2.11:5672/holdfast")  # for holdfast.settings
+    monkeypatch.setenv("HOLDFAST_RESULT_URL", "sentinel://app:secret@192.0.2.31:26379/0")
+    monkeypatch.setenv("HOLDFAST_SENTINEL_MASTER", "results")
+    assert getattr(holdfast, name) is not None
+    assert name in dir(holdfast)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'instal'"):
+        holdfast.instal  # type: ignore[attr-defined]  # that is the test  # noqa: B018
+
+
+@pytest.mark.parametrize(("module", "allowed"), [("pulse", True), ("watch", True), ("logs", False)])
+def test_pulse_and_watch_keep_to_the_standard_library(module: str, allowed: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.replace("MODULE", module)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) is allowed, done.stderr
