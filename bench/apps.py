@@ -8,12 +8,11 @@ from typing import Any
 from celery import Celery
 
 
-def make(*, layer: bool, confirm: bool = True, whole: bool = False, **changes: Any) -> Celery:
+def make(*, layer: bool, confirm: bool = True, **changes: Any) -> Celery:
     """Return an application with one task that does nothing.
 
     Args:
-        layer: True puts the publisher in.
-        whole: True puts the whole layer in.
+        layer: True puts the layer in, as an application is told to.
         confirm: False leaves publishing unconfirmed, as Celery does by default.
         changes: further settings.
     """
@@ -23,13 +22,9 @@ def make(*, layer: bool, confirm: bool = True, whole: bool = False, **changes: A
     if not confirm:
         app.conf.broker_transport_options = app.conf.broker_transport_options | {"confirm_publish": False}
     if layer:
-        from holdfast.publisher import install  # noqa: PLC0415 - importing it is part of having the layer
+        from holdfast.app import install  # noqa: PLC0415 - importing it is part of having the layer
 
         install(app)
-    if whole:
-        from holdfast.app import install as install_all  # noqa: PLC0415 - as above
-
-        install_all(app)
     app.task(name="bench.nothing", shared=False)(nothing)
     return app
 

@@ -11,7 +11,8 @@ from celery import Celery, chain, chord, group
 from celery.exceptions import QueueNotFound
 from kombu.exceptions import EncodeError
 
-from holdfast import publisher, routing
+from holdfast import routing
+from holdfast.app import install
 from holdfast.outbox.workflow import DELAY_EXCHANGE, Workflow, due_in, record
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def make_app(*, durable: bool) -> Celery:
         redis_retry_on_timeout=False,
     )
     if durable:
-        publisher.install(app)
+        install(app)
 
     @app.task(name="add", shared=False)
     def add(x: int, y: int) -> int:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from functools import wraps
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery, Task, chain, chord, group, signals
+from celery._state import _task_stack
+from celery.app.amqp import AMQP
+from celery.canvas import Signature
 from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Exchange, Producer, Queue
+from kombu.serialization import register_json, registry
 
-from holdfast.publisher import install
-from holdfast.publisher.many import _wires
-from holdfast.publisher.message import PUBLISHED_AT, Message, Wire
+from holdfast.app import install
+from holdfast.publisher.many import _messages, _wires
+from holdfast.publisher.message import PUBLISHED_AT, Message
 from holdfast.publisher.template import Templates, plain_repr
-
-if TYPE_CHECKING:
-    from celery.canvas import Signature
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30)
 values = st.recursive(
@@ -30,8 +32,15 @@ values = st.recursive(
 )
 
 
-def make_app(**changes: Any) -> Celery:
-    app = Celery("publishers", broker="amqp://nobody@127.0.0.1:1//", backend="cache+memory://", set_as_current=False)
+def make_app(kind: type[Celery] = Celery, *, task_cls: Any = None, amqp: Any = None, **changes: Any) -> Celery:
+    app = kind(
+        "publishers",
+        broker="amqp://nobody@127.0.0.1:1//",
+        backend="cache+memory://",
+        set_as_current=False,
+        task_cls=task_cls,
+        amqp=amqp,
+    )
     app.conf.update(
         task_queues=[
             Queue(name, Exchange("tasks", type="topic", no_declare=True), routing_key=name, no_declare=True)
@@ -93,9 +102,9 @@ install(OURS)
 @settings(deadline=None, max_examples=200)
 @given(args=st.lists(values, max_size=4), kwargs=st.dictionaries(st.text(max_size=8), values, max_size=3))
 def test_a_template_gives_the_message_of_stock_celery(args: list[Any], kwargs: dict[str, Any]) -> None:
-    first = OURS.tasks["add"].s(0).set(task_id="a" * 36)
+    first, second = (OURS.tasks["add"].s(n).set(task_id=str(n) * 36) for n in range(2))
     signature = OURS.tasks["add"].s(*args, **kwargs).set(task_id="b" * 36)
-    _, message = ours(OURS, first, signature)
+    *_, message = ours(OURS, first, second, signature)
     assert message.encode() == stock(signature, STOCK).encode()
 
 
@@ -120,7 +129,7 @@ def test_a_template_gives_the_message_of_stock_celery(args: list[Any], kwargs: d
     ids=str,
 )
 def test_options_give_the_message_of_stock_celery(options: dict[str, Any]) -> None:
-    pairs = [OURS.tasks["pair"].s(n).set(**({"task_id": f"id {n}"} | options)) for n in range(3)]
+    pairs = [OURS.tasks["pair"].s(n).set(**({"task_id": f"id {n}"} | options)) for n in range(4)]
     expected = [stock(signature, STOCK) for signature in pairs]
     found = ours(OURS, *pairs)
     for message, wanted in zip(found, expected, strict=True):
@@ -130,17 +139,184 @@ def test_options_give_the_message_of_stock_celery(options: dict[str, Any]) -> No
         assert message.encode() == wanted.encode()
 
 
-def test_a_template_is_really_used() -> None:
+def built_by_celery(app: Celery, *signatures: Signature[Any]) -> list[int]:
+    """Publish signatures and return the places of those whose message Celery built."""
+    found: list[int] = []
+    templates = Templates(app)
+    for place, signature in enumerate(signatures):
+        key = templates.key(signature)
+        if key is None or templates.fill(key, signature) is None:
+            found.append(place)
+        list(_messages(app, templates, signature))
+    return found
+
+
+def test_under_the_documented_install_celery_builds_the_first_two_messages_of_a_kind() -> None:
+    pair = OURS.tasks["pair"]
+    assert built_by_celery(OURS, *(pair.s(n) for n in range(5))) == [0, 1]
+    assert built_by_celery(OURS, *(pair.s(n).set(priority=n % 2) for n in range(8))) == [0, 1, 2, 3]
+    assert built_by_celery(OURS, *(OURS.signature("elsewhere", (n,)) for n in range(4))) == [0, 1]
+
+
+def test_a_task_class_of_the_applications_own_is_no_reason_to_leave_the_template() -> None:
+    class Own(Task):  # type: ignore[type-arg]  # a bare base class, as applications write it
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return self.run(*args, **kwargs)
+
+        def retry(self, *args: Any, **kwargs: Any) -> Any:
+            return super().retry(*args, **kwargs)
+
+    app = make_app(task_cls=Own)
+    install(app)
+    assert built_by_celery(app, *(app.tasks["pair"].s(n) for n in range(4))) == [0, 1]
+
+
+def test_an_own_serializer_makes_every_body() -> None:
+    stock_json = registry._encoders["json"]
+    registry.register("json", lambda body: "own:" + stock_json.encoder(body), None, "application/json", "utf-8")
+    registry.register("shout", lambda body: stock_json.encoder(body).upper(), None, "application/x-shout", "utf-8")
+    try:
+        bodies = [message.body for message in ours(OURS, *(OURS.tasks["pair"].s(n) for n in range(4)))]
+        app = make_app(task_serializer="shout")
+        install(app)
+        loud = ours(app, *(app.tasks["pair"].s("x") for n in range(4)))
+        assert built_by_celery(app, *(app.tasks["pair"].s(n) for n in range(4))) == [0, 1]
+    finally:
+        registry.unregister("json")
+        registry.unregister("shout")
+        register_json()
+    assert all(body.startswith(b"own:[[") for body in bodies)
+    assert {(message.body[:6], message.content_type) for message in loud} == {(b'[["X"]', "application/x-shout")}
+
+
+def test_a_body_that_is_never_the_same_is_left_to_celery() -> None:
+    count = iter(range(100))
+    app = make_app(task_serializer="counting")
+    install(app)
+    registry.register("counting", lambda body: f"{next(count)} {body}", None, "text/x-counting", "utf-8")
+    try:
+        assert built_by_celery(app, *(app.tasks["pair"].s(n) for n in range(4))) == [0, 1, 2, 3]
+    finally:
+        registry.unregister("counting")
+
+
+def wrapped(function: Any) -> Any:
+    """A function with another one around it, as instrumentations make it."""
+
+    @wraps(function)
+    def around(*args: Any, **options: Any) -> Any:
+        return function(*args, **options)
+
+    return around
+
+
+def nothing(n: int) -> int:
+    return n
+
+
+def own_apply_async(app: Celery) -> Any:
+    class Own(Task):  # type: ignore[type-arg]  # as above
+        def apply_async(self, *args: Any, **options: Any) -> Any:
+            return super().apply_async(*args, **options)
+
+    return app.task(base=Own, name="own", shared=False)(nothing)
+
+
+def own_shadow_name(app: Celery) -> Any:
+    return app.task(name="own", shared=False, shadow_name=lambda _task, args, *_: str(args))(nothing)
+
+
+def apply_async_of_one_task(app: Celery) -> Any:
+    task: Any = app.tasks["pair"]
+    task.apply_async = wrapped(task.apply_async)
+    return task
+
+
+def expires(app: Celery) -> Any:
+    return app.task(name="own", shared=False, expires=60)(nothing)
+
+
+def compression(app: Celery) -> Any:
+    return app.task(name="own", shared=False, compression="zlib")(nothing)
+
+
+def wrapped_send_task(app: Celery) -> Any:
+    send = app.send_task
+    vars(app)["send_task"] = wrapped(send)
+    return app.tasks["pair"]
+
+
+def wrapped_message(app: Celery) -> Any:
+    amqp: Any = app.amqp
+    build = amqp.create_task_message
+    amqp.create_task_message = lambda *args, **options: build(*args, **options | {"argsrepr": "secret"})
+    return app.tasks["pair"]
+
+
+def wrapped_sender(app: Celery) -> Any:
+    amqp: Any = app.amqp
+    amqp.send_task_message = wrapped(amqp.send_task_message)
+    return app.tasks["pair"]
+
+
+def store_that_listens(app: Celery) -> Any:
+    def note(*_: Any) -> None:
+        pass
+
+    note.__module__ = "shop.results"
+    vars(app.backend)["on_task_call"] = note
+    return app.tasks["add"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        own_apply_async, own_shadow_name, apply_async_of_one_task, expires, compression, wrapped_send_task,
+        wrapped_message, wrapped_sender, store_that_listens,
+    ],
+)  # fmt: skip
+def test_what_publishes_in_its_own_way_is_never_bypassed(change: Any) -> None:
+    app = make_app()
+    install(app)
+    task = change(app)
+    assert built_by_celery(app, *(task.s(n) for n in range(4))) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Task, "apply_async"), (Signature, "apply_async")])
+def test_an_instrumentation_of_celery_is_never_bypassed(kind: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = getattr(kind, name)
+    monkeypatch.setattr(kind, name, wrapped(original))
+    assert built_by_celery(OURS, *(OURS.tasks["pair"].s(n) for n in range(4))) == [0, 1, 2, 3]
+
+
+def test_an_app_class_that_publishes_in_its_own_way_is_never_bypassed() -> None:
+    class Tenants(Celery):
+        def send_task(self, *args: Any, **options: Any) -> Any:
+            return super().send_task(*args, **options | {"headers": {"tenant": str(next(count))}})
+
+    class OwnAMQP(AMQP):
+        pass
+
+    count = iter(range(10))
+    for app in (make_app(Tenants), make_app(amqp=OwnAMQP)):
+        install(app)
+        assert built_by_celery(app, *(app.tasks["pair"].s(n) for n in range(4))) == [0, 1, 2, 3]
+
+
+def test_sent_events_and_the_parent_task_are_those_of_celery() -> None:
+    app = make_app(task_send_sent_event=True)
+    install(app)
+    assert built_by_celery(app, *(app.tasks["pair"].s(n) for n in range(3))) == [0, 1, 2]
+    task: Any = OURS.tasks["add"]
     templates = Templates(OURS)
-    signature = OURS.tasks["pair"].s(1)
-    key = templates.key(signature)
-    assert key is not None
-    assert templates.fill(key, signature) is None
-    (wire,) = list(_wires(OURS, [signature]))
-    assert isinstance(wire, Wire)
-    message = Message.decode(wire)
-    templates.learn(key, signature, message)
-    assert templates.fill(key, signature) is not None
+    keys = []
+    for parent in ("p1", "p2"):
+        task.push_request(id=parent, called_directly=False, args=[], kwargs={})
+        _task_stack.push(task)
+        keys.append(templates.key(OURS.tasks["pair"].s(1)))
+        _task_stack.pop()
+        task.pop_request()
+    assert len({*keys, templates.key(OURS.tasks["pair"].s(1))}) == 3
 
 
 def test_wrong_arguments_become_the_outcome_of_their_signature_alone() -> None:
@@ -160,21 +336,6 @@ def test_groups_chains_and_chords_become_their_messages() -> None:
 @pytest.mark.parametrize("option", ["countdown", "eta", "link", "link_error", "headers", "chord", "stamped_headers"])
 def test_options_that_make_each_message_different_are_left_to_celery(option: str) -> None:
     assert Templates(OURS).key(OURS.tasks["pair"].s(1).set(**{option: 1})) is None
-
-
-def test_a_task_that_publishes_in_its_own_way_is_left_to_celery() -> None:
-    app = make_app()
-    install(app)
-
-    class Own(Task):  # type: ignore[type-arg]  # a bare base class, as applications write it
-        def apply_async(self, *args: Any, **options: Any) -> Any:
-            return super().apply_async(*args, **options)
-
-    @app.task(base=Own, name="own", shared=False)
-    def own() -> None:
-        pass
-
-    assert Templates(app).key(own.s()) is None
 
 
 def test_a_router_that_may_look_at_arguments_is_asked_each_time() -> None:

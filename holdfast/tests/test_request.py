@@ -9,7 +9,7 @@ from billiard.einfo import ExceptionInfo
 from celery import Celery
 from celery.exceptions import InvalidTaskError, TimeLimitExceeded
 
-from holdfast import consumer, publisher
+from holdfast.app import install
 from holdfast.request import PutBack, Request
 
 
@@ -32,8 +32,7 @@ class Settled:
 @pytest.fixture
 def app() -> Celery:
     app = Celery("unit", broker="memory://", backend="cache+memory://", set_as_current=False)
-    consumer.install(app)
-    publisher.install(app)
+    install(app)
     app.conf.update(task_acks_late=True, task_acks_on_timeout=False, task_reject_on_worker_lost=True)
 
     @app.task(name="t", shared=False)

@@ -13,9 +13,11 @@ from celery._state import _task_stack
 from celery.exceptions import Ignore, Reject, Retry
 from kombu.exceptions import EncodeError
 
-from holdfast import publisher, routing
+from holdfast import routing
+from holdfast.app import install
 from holdfast.publisher import Nacked, Refused, Unroutable
 from holdfast.publisher.seam import collecting
+from holdfast.publisher.sending import whole_seconds
 from holdfast.request import PutBack
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def nothing(*_: Any) -> None:
 
 def make_app() -> Celery:
     app = Celery("unit", broker="amqp://nobody@127.0.0.1:1//", backend="cache+memory://", set_as_current=False)
-    publisher.install(app)
+    install(app)
     app.conf.update(
         task_queues=routing.queues(["default"]), task_default_queue="default", task_routes=(routing.Router("default"),)
     )
@@ -127,7 +129,7 @@ def test_a_group_with_a_skew_is_rounded_member_by_member(app: Celery, sent: list
 )  # fmt: skip
 def test_a_delay_that_is_over_is_left_to_celery(app: Celery, sent: list[Message], delay: dict[str, Any]) -> None:
     options = dict(delay)
-    publisher.sending.whole_seconds(app, options)
+    whole_seconds(app, options)
     assert options == delay
     app.tasks["t"].apply_async(**delay)
     assert delays(sent)[0][0] == 0
@@ -147,7 +149,7 @@ def test_a_send_task_of_the_applications_own_is_called(sent: list[Message]) -> N
             return super().send_task(name, args=args, kwargs=kwargs, **options)
 
     app = Tenants("tenants", broker="amqp://nobody@127.0.0.1:1//", set_as_current=False)
-    publisher.install(app)
+    install(app)
     app.send_task("elsewhere", (1,), {}, 0.5, queue="q")
     app.task(nothing, name="own", shared=False).apply_async((1,), countdown=0.5)
     assert [message.headers["tenant"] for message in sent] == ["t1", "t1"]

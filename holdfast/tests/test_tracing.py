@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sqlalchemy import create_engine
 
 from holdfast import outbox, publisher, tracing
+from holdfast.app import install
 from holdfast.extras import MissingExtraError
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.relay import Relay
@@ -44,7 +45,8 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 @pytest.fixture
 def app(exporter: InMemorySpanExporter) -> Celery:
     app = Celery("traced", broker="memory://", backend="cache+memory://")
-    publisher.install(app)
+    app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)  # else the worker refuses to start
+    install(app)
 
     @app.task(name="add", shared=False)
     def add(x: int, y: int) -> int:
@@ -127,7 +129,7 @@ def test_a_publish_that_fails_ends_its_span_and_is_nobodys_parent(app: Celery, e
 @pytest.mark.usefixtures("exporter")
 def test_a_message_for_rabbitmq_carries_the_trace() -> None:
     away = Celery("amqp", broker="amqp://nobody@127.0.0.1:1//", backend="cache+memory://", set_as_current=False)
-    publisher.install(away)
+    install(away)
     tracing.instrument(away)
     with trace.get_tracer("test").start_as_current_span("web request") as request, collecting() as messages:
         away.send_task("add", (1, 2))

@@ -15,7 +15,8 @@ from celery import Celery
 from kombu import Connection
 
 from holdfast import routing
-from holdfast.publisher import DurableAMQP, install
+from holdfast.app import install
+from holdfast.publisher import DurableAMQP
 
 from .rig import VHOST, Rig, password
 from .stack import wait_until

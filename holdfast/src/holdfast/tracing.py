@@ -26,7 +26,7 @@ def instrument(app: Celery) -> None:
     """Make spans of an app's publishes and runs, with the tracer provider of the process.
 
     Args:
-        app: a Celery app that ``holdfast.publisher.install`` was called for.
+        app: a Celery app that ``holdfast.install`` was called for.
 
     Raises:
         MissingExtraError: the extra is not installed.

@@ -28,7 +28,7 @@ def publish_many(
     are what ``apply_async`` would send; while the task runs in a worker they have it as their parent.
 
     Args:
-        app: an app on which ``holdfast.publisher.install`` was called.
+        app: an app on which ``holdfast.install`` was called.
         signatures: what to publish.
         window: how many messages may be unsettled at a time.
         deadline: seconds for each message; None for the setting ``holdfast_publish_deadline``.
@@ -49,9 +49,7 @@ def iter_publish(
     """
     amqp = app.amqp
     if not isinstance(amqp, DurableAMQP):
-        raise TypeError(
-            f"app {app.main!r} publishes the stock way; call holdfast.publisher.install(app) where it is made"
-        )
+        raise TypeError(f"app {app.main!r} publishes the stock way; call holdfast.install(app) where it is made")
     if amqp.producer_pool.connections.connection.transport.driver_type != "amqp":
         raise TypeError("publish_many needs confirms, which only AMQP brokers give; publish one by one on this broker")
     return Pipeline(amqp.publisher(), window, deadline).run(_wires(app, signatures))

@@ -82,7 +82,7 @@ def is_celerys(found: Any, original: Callable[..., Any]) -> bool:
         original: the same function of Celery's class.
     """
     function = getattr(found, "__func__", found)
-    return function is original and not hasattr(function, "__wrapped__")
+    return function is getattr(original, "__func__", original) and not hasattr(function, "__wrapped__")
 
 
 def _is_running(app: Celery, task_id: object) -> bool:
