@@ -111,7 +111,11 @@ def test_a_worker_consumes_from_a_queue_as_long_as_the_broker_says_so() -> None:
 def test_beat_says_when_it_ticked_and_whether_it_holds_the_lock() -> None:
     pulse = Pulse("beat", "beat", state="standby")
     shown = {family.name: family.samples[0].value for family in Heartbeat(pulse).collect()}
-    assert shown == {"holdfast_beat_last_tick_timestamp_seconds": pulse.time, "holdfast_beat_active": 0}
+    assert shown == {
+        "holdfast_beat_last_tick_timestamp_seconds": pulse.time,
+        "holdfast_beat_active": 0,
+        "holdfast_beat_entries_refused": 0,
+    }
     pulse.enter("active")
     assert [family.samples[0].value for family in Heartbeat(pulse).collect()][1] == 1
 

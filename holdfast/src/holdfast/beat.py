@@ -1,52 +1,68 @@
 """The scheduler of celery beat: a tick counts when a broker has it, and only the holder of the lock sends ticks.
 
-Choose it with ``beat_scheduler = "holdfast.beat:Scheduler"``. It is redbeat with these differences:
+Choose it with ``beat_scheduler = "holdfast.beat:Scheduler"``. It keeps redbeat's settings and data, so that its
+tools work.
 
 - Stock schedulers note a tick as done and then publish it; when that fails it is gone. Here it is published first.
   Until it is acknowledged it stays due and is sent again under the same task id, made of the entry's name and the
-  scheduled time, so that a copy that arrived after all is recognised.
-- Ticks missed meanwhile follow one by one, each with its own scheduled time, as far back as ``holdfast_beat_catch_up``
-  (seconds, 3600); older ones are left out with a warning.
+  instant for which it was scheduled, so that a copy that arrived after all is recognised. What no broker will ever take
+  is given up: logged, counted, and the entry goes on with its next tick.
+- Ticks missed meanwhile follow one by one, each with its own instant, as far back as ``holdfast_beat_catch_up``
+  (seconds, 3600). Of older ones only the latest follows, if nothing newer was missed.
 - Before each tick the lock is renewed. Who has lost it sends nothing and stands by (redbeat goes on within a pass, and
   exits at the next, redbeat#163); a standby waits inside its ticks, so that its heartbeat shows that it lives.
+- An entry that cannot be served is named and left out; the others go on.
+- A clock that jumps silences nothing: entries whose last tick lies in the future start anew.
 - Redis commands ride over a failover; redbeat's own retry covers only those outside pipelines.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
+from celery.beat import _evaluate_entry_args, _evaluate_entry_kwargs
 from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.exceptions import LockError, RedisError
 from redis.retry import Retry
-from typing_extensions import override
 
 from holdfast import extras
-from holdfast.metrics import processes
+from holdfast.metrics import numbers, processes
+from holdfast.publisher.errors import Refused
 from holdfast.pulse import Pulse, own_name
 from holdfast.results import Patience, SteadyConnection, SteadyTLSConnection
+from holdfast.schedule.ticks import UTC
 
 with extras.needed():
     from redbeat import RedBeatScheduler
     from redbeat.schedulers import ensure_conf, get_redis
 
+    from holdfast.schedule.entry import StoredEntry
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from celery import Celery
 
 logger = get_logger(__name__)
 
 PATIENCE = 20.0  # seconds for a Redis command; a failover takes about 7, the lock lives for 30
 CATCH_UP = 3600.0  # seconds
-AT_ONCE = 0.01  # seconds; 0 would mean "no opinion" to redbeat
+SKEW = timedelta(seconds=30)  # by which the clocks of two hosts may differ before a last tick counts as "in the future"
+REVIEW = 300.0  # seconds between two looks at all entries; otherwise only those that are due are read
+BATCH = 500  # entries read at once
+AT_MOST = 2**53  # a score above any
 
 
 class Scheduler(RedBeatScheduler):
-    """redbeat that forgets no tick and never sends one without its lock."""
+    """A scheduler that forgets no tick and never sends one without its lock."""
 
+    Entry = StoredEntry
     lock: Any
     lock_key: str | None
 
@@ -55,15 +71,32 @@ class Scheduler(RedBeatScheduler):
         self.pulse.write()
         processes.show(self.pulse)
         _be_patient(app)
-        self._first: dict[str, datetime] = {}
-        self._held_until = 0.0
+        self.refused: dict[str, str] = {}
+        self.not_before: datetime | None = None
+        self._held_until = self._review_at = 0.0
+        self._renewed_at: datetime | None = None
         super().__init__(app, **kwargs)
         # redbeat would wait for the lock at the start, without end and without a sign of life
         self.lease_key, self.lock_key = self.lock_key, None
         self.catch_up = timedelta(seconds=float(app.conf.get("holdfast_beat_catch_up", CATCH_UP)))
 
-    @override
-    def tick(self, *args: Any, **kwargs: Any) -> float:
+    def update_from_dict(self, entries: dict[str, Any]) -> None:
+        """Write the entries of the configuration to Redis.
+
+        Args:
+            entries: by name, as in ``beat_schedule``.
+        """
+        for name, fields in entries.items():
+            try:
+                self._maybe_entry(name, fields).save()
+            except RedisError:
+                raise
+            except Exception as error:  # noqa: BLE001 - one bad entry must not stop the others
+                key = StoredEntry.generate_key(self.app, name)
+                self._refuse(key, error)
+                get_redis(self.app).zrem(self.app.redbeat_conf.schedule_key, key)
+
+    def tick(self, *_: Any, **__: Any) -> float:
         """Send what is due if this process holds the lock.
 
         Returns:
@@ -72,76 +105,154 @@ class Scheduler(RedBeatScheduler):
         delay = float(self.max_interval)
         try:
             if self._holds_lock():
-                delay = float(super().tick(*args, **kwargs))
+                delay = self._pass()
         except RedisError as error:
             logger.warning("beat: the schedule cannot be read or written now: %r", error)
         self.pulse.enter("active" if monotonic() < self._held_until else "standby")
         self.pulse.write()
         return delay
 
-    @override
-    def maybe_due(self, entry: Any, **_: Any) -> float | None:
+    def _pass(self) -> float:
+        if monotonic() >= self._review_at:
+            self._review()
+        client, order, now = get_redis(self.app), self.app.redbeat_conf.schedule_key, self._now()
+        with client.pipeline() as pipe:
+            pipe.zrangebyscore(order, 0, now.timestamp(), withscores=True)
+            pipe.zrangebyscore(order, f"({now.timestamp()}", AT_MOST, start=0, num=1, withscores=True)
+            due, coming = pipe.execute()
+        wake = min([now.timestamp() + self.max_interval, *(score for _, score in coming)])
+        for entry in self._read(due):
+            with self._alone(entry):
+                wake = min(wake, self._serve(entry).timestamp())
+            if self.lock is None:
+                return float(self.max_interval)
+        return max(0.0, wake - self._now().timestamp())
+
+    def _serve(self, entry: StoredEntry) -> datetime:
         """Send one entry if it is due, and note it as done once a broker has acknowledged it.
 
         Returns:
-            Seconds until the entry is to be looked at again.
+            When the entry is to be looked at again.
         """
-        due, delay = entry.is_due()
-        if not due:
-            return float(delay)
+        later = self._now() + timedelta(seconds=self.max_interval)
+        if entry.last_run_at is None:  # new or changed: it counts from the moment at which it is first seen
+            entry.done(entry.now(), count=0)
+            return self._now()
+        scheduled = entry.upcoming(entry.last_run_at, self.catch_up, self.not_before)
+        if scheduled is None or scheduled > entry.now():
+            entry.place()
+            return scheduled or later
+        if not entry.enabled:  # its ticks are not missed ones
+            entry.done(entry.now(), count=0)
+            return later
         if not self._holds_lock():
-            return float(self.max_interval)
-        scheduled = self._scheduled(entry)
+            return later
         self.pulse.write()
+        error = self._attempt(entry, scheduled)
+        if error is not None and _may_pass(error):
+            logger.warning("beat: tick %s of %s is not acknowledged, it stays due: %r", scheduled, entry.name, error)
+            return later
+        if error is not None:
+            logger.error("beat: tick %s of %s can never be sent, it is given up: %r", scheduled, entry.name, error)
+        numbers.ticked("given_up" if error else "sent")
+        entry.done(scheduled)
+        return self._now()
+
+    def _attempt(self, entry: StoredEntry, scheduled: datetime) -> Exception | None:
         try:
             self._send(entry, scheduled)
         except Exception as error:  # noqa: BLE001 - one tick that cannot be sent must not stop the others
-            logger.warning("beat: tick %s of %s is not acknowledged, it stays due: %r", scheduled, entry.name, error)
-            return float(self.max_interval)
-        self._first.pop(entry.name, None)
-        done = self._done(entry, scheduled)
-        return AT_ONCE if done.is_due()[0] else float(delay)
+            return error
+        return None
 
-    def _send(self, entry: Any, scheduled: datetime) -> None:
+    def _send(self, entry: StoredEntry, scheduled: datetime) -> None:
         options = {**entry.options}
         options["headers"] = {**(options.get("headers") or {}), "celery_beat_task": True}
-        options.setdefault("task_id", str(uuid5(NAMESPACE_URL, f"beat:{entry.name}:{scheduled.isoformat()}")))
-        logger.info("beat: sending %s (%s), scheduled for %s", entry.name, entry.task, scheduled)
+        instant = scheduled.astimezone(UTC).isoformat()
+        options.setdefault("task_id", str(uuid5(NAMESPACE_URL, f"beat:{entry.name}:{instant}")))
+        logger.info("beat: sending %s (%s), scheduled for %s", entry.name, entry.task, instant)
+        args, kwargs = _evaluate_entry_args(entry.args), _evaluate_entry_kwargs(entry.kwargs)
         task = self.app.tasks.get(entry.task)
         if task:
-            task.apply_async(entry.args, entry.kwargs, **options)
+            task.apply_async(args, kwargs, **options)
         else:
-            self.app.send_task(entry.task, entry.args, entry.kwargs, **options)
+            self.app.send_task(entry.task, args, kwargs, **options)
 
-    def _scheduled(self, entry: Any) -> datetime:
-        """Return the time for which a due entry was scheduled; for one that never ran, when that was first noticed."""
-        now: datetime = entry.default_now()
-        if entry.last_run_at is None:
-            return self._first.setdefault(entry.name, now.replace(microsecond=0))
-        late = entry.schedule.remaining_estimate(entry.last_run_at)
-        return (now + late + timedelta(milliseconds=500)).replace(microsecond=0)
+    # -- entries
 
-    def _done(self, entry: Any, scheduled: datetime) -> Any:
-        now: datetime = entry.default_now()
-        if now - scheduled <= self.catch_up:
-            return entry.next(last_run_at=scheduled)
-        logger.warning("beat: ticks of %s between %s and now are left out: too long ago", entry.name, scheduled)
-        return entry.next(last_run_at=now)
+    def _read(self, found: list[tuple[str, float]]) -> Iterator[StoredEntry]:
+        """Read entries in the order in which they are due; one that cannot be read is named and left out."""
+        client = get_redis(self.app)
+        for start in range(0, len(found), BATCH):
+            batch = found[start : start + BATCH]
+            with client.pipeline(transaction=False) as pipe:
+                for key, _ in batch:
+                    pipe.hmget(key, "definition", "meta", "ticked_by")
+                rows = pipe.execute()
+            for (key, score), (definition, *known) in zip(batch, rows, strict=True):
+                if definition is None:
+                    logger.warning("beat: %s is in the schedule and has no definition, it is taken out", key)
+                    client.zrem(self.app.redbeat_conf.schedule_key, key)
+                    continue
+                try:
+                    entry = StoredEntry.read(self.app, definition, *known)
+                except Exception as error:  # noqa: BLE001 - whatever somebody has written there
+                    self._refuse(key, error)
+                else:
+                    entry.stored_score = score
+                    yield entry
 
-    # -- the lock
+    def _review(self) -> None:
+        """Look at all entries: what last ran in the future, or stands in the wrong place, is put right."""
+        started, order = monotonic(), self.app.redbeat_conf.schedule_key
+        for entry in self._read(get_redis(self.app).zrange(order, 0, -1, withscores=True)):
+            with self._alone(entry):
+                if entry.last_run_at and entry.last_run_at > entry.now() + SKEW:
+                    logger.warning(
+                        "beat: %s ran at %s, in the future: it counts from now", entry.name, entry.last_run_at
+                    )
+                    entry.done(entry.now(), count=0)
+                elif abs(entry.score - entry.stored_score) > 1:
+                    entry.place()
+        self._review_at = started + REVIEW
+
+    @contextmanager
+    def _alone(self, entry: StoredEntry) -> Iterator[None]:
+        """Keep what one entry raises from the others."""
+        try:
+            yield
+        except RedisError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a schedule class may raise anything
+            self._refuse(entry.key, error)
+        else:
+            self.refused.pop(entry.key, None)
+
+    def _refuse(self, key: str, error: Exception) -> None:
+        reason = f"{error}" if isinstance(error, ValueError) else f"{error!r}"
+        if self.refused.get(key) != reason:
+            logger.error("beat: the entry %s is left out: %s", key, reason)
+        self.refused[key] = reason
+        numbers.Beat.refused = len(self.refused)
+
+    # -- the lock, and the time
 
     def _holds_lock(self) -> bool:
         """Renew the lock, or try to get it; False leaves the work to the other beat."""
         asked = monotonic()
         try:
             if self.lock is None:
-                lock = get_redis(self.app).lock(self.lease_key, timeout=self.lock_timeout)
+                client = get_redis(self.app)
+                lock = client.lock(self.lease_key, timeout=self.lock_timeout)
                 if not lock.acquire(blocking=False):
+                    # its end is a time of the server's clock, which may have been set back since
+                    client.pexpire(self.lease_key, int(1000 * self.lock_timeout), lt=True)
                     return False
                 self.lock = lock
-                logger.info("beat: this process holds the lock and sends the ticks")
+                self._took_over(client)
             else:
                 self.lock.reacquire()
+                self._compare_clocks()
         except (LockError, RedisError) as error:
             if self.lock:
                 logger.warning("beat: the lock is lost, standing by: %r", error)
@@ -150,6 +261,32 @@ class Scheduler(RedBeatScheduler):
             return False
         self._held_until = asked + self.lock_timeout
         return True
+
+    def _took_over(self, client: Any) -> None:
+        logger.info("beat: this process holds the lock and sends the ticks")
+        self._renewed_at, self.not_before, self._review_at = self._now(), None, 0.0
+        seconds, micros = client.time()
+        apart = self._now().timestamp() - seconds - micros / 1e6
+        if abs(apart) > SKEW.total_seconds():
+            logger.warning("beat: the clock of this host is %.0f s ahead of Redis's; ticks follow this host's", apart)
+
+    def _compare_clocks(self) -> None:
+        """Notice a clock that was set: the lock was still there, so no more than its lifetime has passed."""
+        now, before = self._now(), self._renewed_at or self._now()
+        self._renewed_at = now
+        if now < before - SKEW or now > before + timedelta(seconds=self.lock_timeout) + SKEW:
+            logger.warning(
+                "beat: the clock went from %s to %s; of ticks in between only the latest is sent", before, now
+            )
+            self.not_before, self._review_at = now, 0.0
+
+    def _now(self) -> datetime:
+        return self.app.now().astimezone(UTC)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether a later attempt may succeed: a broker that is away, not a message that no broker takes."""
+    return isinstance(error, (OperationalError, OSError, RedisError)) and not isinstance(error, Refused)
 
 
 def _be_patient(app: Celery) -> None:

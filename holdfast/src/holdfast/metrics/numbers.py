@@ -44,6 +44,7 @@ PUBLISH = Histogram(
     "How long callers waited for the end of a publish; messages of a bulk are not in it.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20),
 )
+TICKS = Counter("holdfast_beat_ticks", "Ticks of beat by what became of them.", ["outcome"])
 STORED = Counter("holdfast_results_stored", "Final states of tasks that the result store keeps for good.")
 STORE_RETRIES = Counter("holdfast_result_store_retries", "Commands repeated because the result store was away.")
 
@@ -72,6 +73,16 @@ class Progress:
     """
 
     at = time()
+
+
+class Beat:
+    """What beat cannot serve.
+
+    Attributes:
+        refused: how many entries of the schedule that are.
+    """
+
+    refused = 0
 
 
 class _Here(threading.local):
@@ -172,3 +183,13 @@ def result_stored() -> None:
 def store_retried() -> None:
     """Count a command to the result store that has to be repeated."""
     STORE_RETRIES.inc()
+
+
+@_harmless
+def ticked(outcome: str) -> None:
+    """Count a tick of beat.
+
+    Args:
+        outcome: ``sent``, or ``given_up`` when no broker will ever take it.
+    """
+    TICKS.labels(outcome).inc()

@@ -41,6 +41,12 @@ class Heartbeat:
             "holdfast_beat_active", "1 for the beat that holds the lock and sends the ticks.", pulse.state == "active"
         )
 
+        yield GaugeMetricFamily(
+            "holdfast_beat_entries_refused",
+            "Entries of the schedule that beat leaves out; its log names them.",
+            numbers.Beat.refused,
+        )
+
     def _worker(self) -> Iterator[Metric]:
         consuming = GaugeMetricFamily(
             "holdfast_worker_consuming", "1 when the worker consumes and the broker confirms it.", labels=["queue"]
