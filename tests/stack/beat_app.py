@@ -9,6 +9,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -62,16 +63,23 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "nowhere": {"schedule": 1, "options": {"queue": "not-declared"}},
 }
 
-app = Celery("beat_app", broker=f"{URL}/1")
+
+class AppWithClock(Celery):
+    """An application whose clock can be set: the file ``BEAT_CLOCK`` says by how many seconds."""
+
+    def now(self) -> datetime:
+        clock = Path(os.environ["BEAT_CLOCK"])
+        return super().now() + timedelta(seconds=float(clock.read_text(encoding="utf-8")) if clock.exists() else 0)
+
+
+app = AppWithClock("beat_app", broker=f"{URL}/1")
 app.conf.redbeat_redis_url = f"{URL}/0"
-app.conf.beat_scheduler = os.environ.get("BEAT_SCHEDULER", "holdfast.beat:Scheduler")
+app.conf.beat_scheduler = "holdfast.beat:Scheduler"
 app.conf.beat_max_loop_interval = 5
 app.conf.redbeat_lock_timeout = 30
 app.conf.task_create_missing_queues = False
 app.conf.task_queues = []
-app.conf.timezone = os.environ.get("BEAT_ZONE", "UTC")
-if os.environ.get("BEAT_CATCH_UP"):
-    app.conf.holdfast_beat_catch_up = float(os.environ["BEAT_CATCH_UP"])
+app.conf.timezone = "Europe/Berlin"
 for name in os.environ["BEAT_ENTRIES"].split(","):
     app.amqp.queues.add(name)
     app.conf.beat_schedule[name] = {"task": f"beat_app.{name}", "options": {"queue": name}} | ENTRIES[name]

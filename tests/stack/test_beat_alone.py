@@ -1,0 +1,251 @@
+"""Beat with real processes on a Redis of the test's own: what it sends, and what it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+import redis
+
+from .rig import HERE, Process
+from .stack import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.stack
+
+START = 60.0  # seconds for an interpreter to start on a busy machine
+
+
+@dataclass
+class Alone:
+    """A Redis server in a container, and beats that use it as broker and for their schedule."""
+
+    folder: Path
+    url: str
+
+    @property
+    def clock(self) -> Path:
+        """The file that says by how many seconds the clock of new and running beats is wrong."""
+        return self.folder / "clock"
+
+    @contextmanager
+    def beat(self, *entries: str, clock: Path | None = None) -> Iterator[Process]:
+        """Run a beat with some of the application's entries until the end of the block."""
+        log = self.folder / f"log-{uuid4().hex[:6]}"
+        environment = {
+            **os.environ,
+            "BEAT_REDIS": self.url,
+            "BEAT_ENTRIES": ",".join(entries),
+            "BEAT_CLOCK": str(clock or self.clock),
+            "HOLDFAST_PULSE_DIR": str(self.folder / "pulse"),
+            "PYTHONPATH": str(HERE),
+            "PYTHONUNBUFFERED": "1",
+        }
+        with log.open("w") as output:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "beat_app", "beat", "--loglevel", "INFO"],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+            process = Process(child, log)
+            try:
+                yield process
+            finally:
+                process.end()
+
+    def client(self, db: int = 0) -> Any:
+        """Return a client of the server: 0 is the schedule, 1 the broker."""
+        return redis.Redis.from_url(f"{self.url}/{db}", decode_responses=True)
+
+    def ids(self, entry: str) -> list[str]:
+        """Return the task ids of what was sent, in order."""
+        return [json.loads(text)["headers"]["id"] for text in reversed(self.client(1).lrange(entry, 0, -1))]
+
+    def bodies(self, entry: str) -> list[Any]:
+        """Return the messages that were sent, in order."""
+        return [json.loads(text) for text in reversed(self.client(1).lrange(entry, 0, -1))]
+
+
+def docker(*arguments: str) -> str:
+    """Run docker and return what it printed."""
+    return subprocess.run(["docker", *arguments], check=True, timeout=60, text=True, capture_output=True).stdout.strip()
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Alone]:
+    """A Redis server for this test, of the image that the stack runs."""
+    image = docker("image", "ls", "--filter", "reference=redis", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+    assert image, "found no image of Redis; `make up` brings it"
+    options = ("--rm", "--detach", "--publish", "127.0.0.1::6379")
+    container = docker("run", *options, image[0], "redis-server", "--save", "", "--protected-mode", "no")
+    try:
+        address = docker("port", container, "6379/tcp").splitlines()[0]
+        server = Alone(tmp_path, f"redis://{address}")
+        wait_until(lambda: _answers(server), "Redis answers", 30)
+        yield server
+    finally:
+        docker("rm", "--force", "--volumes", container)
+
+
+def _answers(server: Alone) -> bool:
+    try:
+        return bool(server.client().ping())
+    except redis.RedisError:
+        return False
+
+
+def instants(entry: str, *beats: Process) -> list[datetime]:
+    """Return the instants of the ticks that beats say they have sent, in order."""
+    pattern = re.compile(rf"sending {entry} \(.*scheduled for (\S+)")
+    return [datetime.fromisoformat(found) for one in beats for found in pattern.findall(one.text)]
+
+
+def count_exactly(alone: Alone, seconds: float) -> None:
+    """Run intervals for so long; each tick is there once, and on its grid."""
+    every = {"quarter": 0.25, "half": 0.5, "odd": 1.5, "second": 1, "two": 2, "relative": 2}
+    with alone.beat(*every) as beat:
+        wait_until(lambda: len(alone.ids("two")) >= 1, "it ticks", START)
+        began, before = time.monotonic(), {name: len(alone.ids(name)) for name in every}
+        wait_until(lambda: time.monotonic() - began >= seconds, "time passes", seconds + 5)
+        passed = time.monotonic() - began
+        after = {name: len(alone.ids(name)) for name in every}
+        assert beat.alive
+    for name, interval in every.items():
+        steps = {later - earlier for earlier, later in pairwise(instants(name, beat))}
+        assert steps == {timedelta(seconds=interval)}, name
+        assert len(alone.ids(name)) == len(set(alone.ids(name)))
+        # the beat is at most a pass behind, or in the middle of one; a busy machine is slow to count
+        assert after[name] - before[name] == pytest.approx(passed / interval, abs=1 + 1 / interval), name
+
+
+def test_every_interval_has_exactly_its_ticks(alone: Alone) -> None:
+    count_exactly(alone, 10)
+
+
+@pytest.mark.long
+def test_every_interval_has_exactly_its_ticks_for_a_minute(alone: Alone) -> None:
+    count_exactly(alone, 60)
+
+
+def test_an_entry_that_cannot_be_served_leaves_the_others_alone(alone: Alone) -> None:
+    bad = ("too-short", "never", "between", "text", "unknown-field", "broken")
+    good = ("uuid", "lazy", "tokyo", "own-clock", "expires", "days", "three", "second", "disabled")
+    alone.client().hset("redbeat:foreign", mapping={"definition": '{"name": "foreign", "schedule": {"__type__": "?"}}'})
+    alone.client().hset("redbeat:garbage", mapping={"definition": "}{"})
+    alone.client().zadd("redbeat::schedule", {"redbeat:foreign": 1, "redbeat:garbage": 1, "redbeat:gone": 1})
+    with alone.beat(*good, *bad, "unserialisable", "nowhere") as beat:
+        wait_until(lambda: len(alone.ids("second")) >= 10, "the good ones tick", START)
+        assert beat.alive
+        assert len(alone.ids("three")) == 3  # and beat lives on after the last
+        for name in (*bad, "foreign", "garbage"):
+            assert beat.text.count(f"the entry redbeat:{name} is left out") == 1, name
+            assert alone.ids(name) == []
+        for name in ("unserialisable", "nowhere"):
+            assert f"of {name} can never be sent, it is given up" in beat.text
+        assert "redbeat:gone" not in alone.client().zrange("redbeat::schedule", 0, -1)
+        assert alone.ids("disabled") == []
+        for name in ("uuid", "lazy", "expires"):
+            assert len(alone.ids(name)) == len(set(alone.ids(name))) >= 8
+    headers = alone.bodies("uuid")[0]["headers"]
+    assert "6f1f2a4e-6f4b-4e0a-9d9e-0f3d1b5c7a11" in headers["argsrepr"]
+    assert "Decimal('1.10')" in headers["kwargsrepr"]
+    assert alone.bodies("lazy")[0]["headers"]["argsrepr"] == "['7']"
+
+
+def test_a_clock_that_was_set_silences_nothing(alone: Alone) -> None:
+    def goes_on(beat: Process, ticks: int) -> None:
+        before = len(alone.ids("second"))
+        wait_until(lambda: len(alone.ids("second")) >= before + ticks, "it ticks on", 30)
+        assert beat.alive
+
+    with alone.beat("second", "two") as beat:
+        wait_until(lambda: len(alone.ids("second")) >= 3, "it ticks", START)
+        for offset in (7200, 0, -7200, 0, 1e6, 0):
+            before = len(alone.ids("second"))
+            alone.clock.write_text(str(offset), encoding="utf-8")
+            goes_on(beat, 5)
+            assert len(alone.ids("second")) < before + 60  # no flood of ticks that were not missed
+        assert beat.text.count("in between only the latest is sent") >= 5
+    assert len(alone.ids("second")) == len(set(alone.ids("second")))
+
+
+def test_beats_with_different_clocks_take_turns(alone: Alone) -> None:
+    wrong = alone.folder / "wrong"
+    wrong.write_text("7200", encoding="utf-8")
+    with alone.beat("second") as one:
+        one.wait_for("holds the lock", START)
+        with alone.beat("second", clock=wrong) as two:
+            wait_until(lambda: len(alone.ids("second")) >= 5, "it ticks", 30)
+            one.end()
+            two.wait_for("holds the lock", 60)
+            two.wait_for("7200 s ahead of Redis's")
+            wait_until(lambda: len(instants("second", two)) >= 5, "it ticks, ahead of time", 30)
+        with alone.beat("second") as three:
+            three.wait_for("holds the lock", START + 40)
+            three.wait_for("in the future: it counts from now")
+            before = len(alone.ids("second"))
+            wait_until(lambda: len(alone.ids("second")) >= before + 5, "it ticks", 30)
+
+
+def test_a_lock_without_an_end_is_taken_over(alone: Alone) -> None:
+    alone.client().set("redbeat::lock", "of a beat that is gone")  # its end is in two hours, or there is none
+    with alone.beat("second") as beat:
+        beat.wait_for("holds the lock", START + 45)
+
+
+def test_what_is_changed_while_beat_runs_is_taken_up(alone: Alone) -> None:
+    from celery import Celery
+    from celery.schedules import schedule
+    from redbeat import RedBeatSchedulerEntry
+
+    app = Celery("other", set_as_current=False)
+    app.conf.redbeat_redis_url = f"{alone.url}/0"
+
+    def make(name: str, seconds: float, **fields: Any) -> Any:
+        return RedBeatSchedulerEntry(
+            name, f"other.{name}", schedule(seconds, app=app), options={"queue": "second"}, app=app, **fields
+        ).save()
+
+    def runs(name: str) -> int:
+        return sum(body["headers"]["task"] == f"other.{name}" for body in alone.bodies("second"))
+
+    with alone.beat("second") as beat:
+        wait_until(lambda: len(alone.ids("second")) >= 1, "it ticks", START)
+        make("removed", 0.5)
+        make("off", 0.5)
+        make("slower", 0.5)
+        wait_until(lambda: min(map(runs, ("removed", "off", "slower"))) >= 3, "new entries tick", 30)
+        RedBeatSchedulerEntry.from_key("redbeat:removed", app=app).delete()
+        make("off", 0.5, enabled=False)
+        make("slower", 3600)
+        at = {name: runs(name) for name in ("removed", "off", "slower")}
+        before = len(alone.ids("second"))
+        wait_until(lambda: len(alone.ids("second")) >= before + 8, "it ticks on", 30)
+        for name, count in at.items():
+            assert runs(name) <= count + 1, name  # one may have been under way
+        assert alone.client().exists("redbeat:removed") == 0
+        count = runs("off")
+        make("off", 0.5)
+        wait_until(lambda: runs("off") >= count + 2, "it is on again", 30)
+        make("slower", 0.5)
+        wait_until(lambda: runs("slower") >= at["slower"] + 3, "it is quick again", 30)
+        # what was off or slower in between has missed nothing
+        assert max(runs("off") - count, runs("slower") - at["slower"]) < 14
+        assert beat.alive
