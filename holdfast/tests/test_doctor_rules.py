@@ -77,6 +77,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF402", REDBEAT, REDBEAT | {"redbeat_lock_timeout": 30}),
     ("HF403", REDBEAT | {"redbeat_lock_timeout": 30, "beat_max_loop_interval": 20}, REDBEAT),
     ("HF404", REDBEAT, SCHEDULE | {"beat_scheduler": "holdfast.beat:Scheduler"}),
+    ("HF405", {"beat_schedule": {"t": {"task": "t", "schedule": 0.05}}}, {"beat_schedule": {"t": {"schedule": 0.25}}}),
     ("HF501", REDIS, RABBIT),
     ("HF502", REDIS | {"task_time_limit": 3600}, REDIS | {"task_time_limit": 60}),
     ("HF503", REDIS, REDIS | {"broker_transport_options": {"socket_timeout": 5}}),

@@ -1,7 +1,6 @@
 """The scheduler of celery beat: a tick counts when a broker has it, and only the holder of the lock sends ticks.
 
-Choose it with ``beat_scheduler = "holdfast.beat:Scheduler"``. It keeps redbeat's settings and data, so that its
-tools work.
+Choose it with ``beat_scheduler = "holdfast.beat:Scheduler"``. It keeps redbeat's settings and its data in Redis.
 
 - Stock schedulers note a tick as done and then publish it; when that fails it is gone. Here it is published first.
   Until it is acknowledged it stays due and is sent again under the same task id, made of the entry's name and the
@@ -226,14 +225,15 @@ class Scheduler(RedBeatScheduler):
         except Exception as error:  # noqa: BLE001 - a schedule class may raise anything
             self._refuse(entry.key, error)
         else:
-            self.refused.pop(entry.key, None)
+            if self.refused.pop(entry.key, None):
+                numbers.entries_refused(len(self.refused))
 
     def _refuse(self, key: str, error: Exception) -> None:
         reason = f"{error}" if isinstance(error, ValueError) else f"{error!r}"
         if self.refused.get(key) != reason:
             logger.error("beat: the entry %s is left out: %s", key, reason)
         self.refused[key] = reason
-        numbers.Beat.refused = len(self.refused)
+        numbers.entries_refused(len(self.refused))
 
     # -- the lock, and the time
 

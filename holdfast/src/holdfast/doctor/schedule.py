@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from holdfast.doctor.rules import Severity, rule
@@ -22,7 +23,8 @@ def _shared(subject: Subject) -> bool:
     "HF401-one-beat",
     Severity.WARNING,
     loss="one beat is all there can be: no tick while its host is down, and two of them send every tick twice",
-    fix='beat_scheduler = "holdfast.beat:Scheduler" and two beats',
+    fix='beat_scheduler = "holdfast.beat:Scheduler" and two beats; it serves every schedule class, and HF405 '
+    "names the entries that it refuses",
     see="celery#1495",
 )
 def one_beat(subject: Subject) -> str | None:
@@ -61,3 +63,22 @@ def lock_too_short(subject: Subject) -> str | None:
 def forgotten_ticks(subject: Subject) -> str | None:
     scheduler = _scheduler(subject)
     return f"the scheduler is {scheduler}" if scheduler and "holdfast.beat" not in scheduler else None
+
+
+@rule(
+    "HF405-refused-entries",
+    Severity.WARNING,
+    loss="the beat of Holdfast leaves these entries out: their task never runs",
+    fix="an interval of 0.1 s or longer; whole seconds with relative=True",
+)
+def refused_entries(subject: Subject) -> str | None:
+    found = [name for name, entry in (subject.get("beat_schedule") or {}).items() if _is_refused(entry.get("schedule"))]
+    return f"{', '.join(sorted(found))}: an interval that cannot be kept" if found else None
+
+
+def _is_refused(when: object) -> bool:
+    every = getattr(when, "run_every", when)
+    seconds = every.total_seconds() if isinstance(every, timedelta) else every
+    if not isinstance(seconds, (int, float)):
+        return False
+    return seconds < 0.1 or (getattr(when, "relative", False) and seconds % 1 > 0)

@@ -12,4 +12,4 @@ def _ignore(*_: object) -> None:
     pass
 
 
-task_started = task_ended = published = result_stored = store_retried = show = _ignore
+task_started = task_ended = published = result_stored = store_retried = ticked = entries_refused = show = _ignore

@@ -193,3 +193,13 @@ def ticked(outcome: str) -> None:
         outcome: ``sent``, or ``given_up`` when no broker will ever take it.
     """
     TICKS.labels(outcome).inc()
+
+
+@_harmless
+def entries_refused(count: int) -> None:
+    """Note how many entries of the schedule beat leaves out.
+
+    Args:
+        count: of this moment.
+    """
+    Beat.refused = count
