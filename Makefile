@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: bench drill help up down clean status monitor logs secrets render reference test test-all test-long test-production lint env lab lab-down play
+.PHONY: bench drill help up down clean status monitor logs passwords secrets render reference test test-all test-long test-production lint env lab lab-down play
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -23,8 +23,11 @@ monitor: ## where the alerts, graphs and tasks of the running stack are shown, a
 logs: ## the last lines of every log (TAIL=100: more of them)
 	@TAIL=$(TAIL) scripts/logs
 
-secrets: ## make the passwords and keys that are missing (INVENTORY=yours: in the vault of your own hosts)
-	@$(if $(INVENTORY),scripts/play secrets,scripts/secrets)
+passwords: ## the logins of the running stack
+	@scripts/passwords
+
+secrets: ## make the passwords and keys that are missing in the vault of your own hosts (INVENTORY=yours)
+	@scripts/play secrets
 
 render: env ## write compose/config from the templates (INVENTORY=yours OUT=dir: for your own hosts)
 	@INVENTORY=$(INVENTORY) OUT=$(OUT) scripts/render

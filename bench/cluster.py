@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 import urllib.request
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from holdfast.environment import read_file, split_urls
+from holdfast.environment import split_urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,15 +21,11 @@ QUEUE = "bench"
 EXCHANGE = "tasks"
 _VHOST = "holdfast"
 ROOT = Path(__file__).resolve().parents[1]
-_SECRETS = ROOT / "compose/secrets"
 
 
 def environment() -> dict[str, str]:
     """Return the application's environment, with the broker user that may consume from the benchmark's queue."""
-    path = _SECRETS / "app.env"
-    if not path.exists():
-        raise SystemExit(f"found no {path}; the benchmark runs against the local stack, next step: make up")
-    found = read_file(path)
+    found: dict[str, str] = _made()["environment"]["app"]
     login = f"admin:{_password()}"
     nodes = [urlsplit(url) for url in split_urls(found["HOLDFAST_BROKER_URL"])]
     urls = [urlunsplit(url._replace(netloc=f"{login}@{url.netloc.rpartition('@')[2]}")) for url in nodes]
@@ -70,5 +68,16 @@ def api(method: str, path: str, body: object = None) -> Any:
     return json.loads(content) if content else None
 
 
+@cache
+def _made() -> dict[str, Any]:
+    """Return the stack's passwords and environments."""
+    done = subprocess.run([ROOT / "scripts/passwords", "--json"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"The benchmark runs against the local stack.\n{done.stderr}")
+    made: dict[str, Any] = json.loads(done.stdout)
+    return made
+
+
 def _password() -> str:
-    return (_SECRETS / "passwords" / "RABBITMQ_ADMIN_PASSWORD").read_text(encoding="utf-8").strip()
+    password: str = _made()["passwords"]["RABBITMQ_ADMIN_PASSWORD"]
+    return password

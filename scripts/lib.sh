@@ -3,8 +3,19 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-project=holdfast
-network=${HOLDFAST_NET:-172.30.77} # first three numbers of the addresses; change it when it collides with your own network
+
+# setting NAME DEFAULT: what Compose takes for it: the environment, then the file .env, then the default.
+setting() {
+  local line
+  line=$(grep -s "^$1=" "$root/.env" | tail -n 1 || true)
+  line=${line#*=}
+  printf '%s\n' "${!1:-${line:-$2}}"
+}
+
+project=$(setting COMPOSE_PROJECT_NAME holdfast)
+network=$(setting HOLDFAST_NET 172.30.77) # first three numbers of the addresses; change it when it collides with your own
+address=$(setting HOLDFAST_ADDRESS 127.0.0.1) # where the stack's ports are opened
+broker=$(setting BROKER rabbitmq)
 test_lab=holdfast-test-lab # the hosts on which make test-all runs the playbooks
 PATH=$PATH:$root/build/uv/bin # where scripts/env puts uv on a machine without it
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # an old engine cannot store what newer buildx adds to an image
@@ -12,7 +23,6 @@ export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # an old engine cannot store what newer 
 # What preflight accepts. The two sizes can be set for small test machines, at the caller's own risk.
 min_engine=20.10
 min_compose=2.24
-min_python=3.9
 min_memory_mib=${HOLDFAST_MIN_MEMORY_MIB:-4096}
 min_disk_mib=${HOLDFAST_MIN_DISK_MIB:-10240}
 
@@ -52,7 +62,18 @@ at_least() {
 engine_answers() { docker info >/dev/null 2>&1; }
 
 compose() {
-  (cd "$root/compose" && docker compose "$@")
+  (cd "$root" && docker compose "$@")
+}
+
+ca_bundle() {
+  local file
+  for file in "${HOLDFAST_CA_BUNDLE:-${SSL_CERT_FILE:-}}" /etc/ssl/certs/ca-certificates.crt \
+    /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
+    if [[ -r $file ]]; then
+      say "$file"
+      return
+    fi
+  done
 }
 
 stack_is_running() {

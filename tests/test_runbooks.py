@@ -51,7 +51,7 @@ def exists(command: list[str]) -> bool:
     checks = {
         "holdfast": lambda: holdfast_has(rest),
         "make": lambda: f"\n{rest[0]}:" in (ROOT / "Makefile").read_text(),
-        "docker": lambda: rest[0] == "compose" and rest[2] in {"ps", "stop"} and rest[3] in services,
+        "docker": lambda: rest[0] == "compose" and rest[1] in {"ps", "stop"} and rest[2] in services,
         "supervisorctl": lambda: rest[1] in SUPERVISOR,
         "promtool": lambda: rest[:2] == ["query", "instant"],
         "amtool": lambda: rest[0] == "check-config" or rest[:2] == ["alert", "query"],

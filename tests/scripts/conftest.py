@@ -30,6 +30,8 @@ class Machine:
         self.bin.mkdir()
         shutil.copytree(ROOT / "scripts", self.checkout / "scripts")
         shutil.copytree(ROOT / "compose/images", self.checkout / "compose/images")
+        for path in (ROOT / "compose").glob("broker-*.yaml"):
+            shutil.copy(path, self.checkout / "compose")
         for tool in Path("/usr/bin").iterdir():
             if not tool.name.startswith(ABSENT):
                 (self.bin / tool.name).symlink_to(tool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ def prepare(
     machine: Machine, *, present: str = "", pullable: str = "", otherwise: str = "lookup registry: no such host"
 ) -> None:
     """Put a Docker on PATH that holds and can pull what is named, and says ``otherwise`` about any other image."""
-    (machine.checkout / "compose/compose.yaml").touch()
     machine.program("debootstrap", "exit 1")
     machine.program(
         "docker",
@@ -31,12 +31,16 @@ def prepare(
 
 
 def built(machine: Machine) -> list[str]:
-    """Return the tags that were built, in order."""
+    """Return the tags that were built, in order; those that Compose builds by their services."""
     calls = machine.calls("docker").read_text().splitlines()
-    return [call.split("--tag ")[1].split()[0] for call in calls if call.startswith("build ")]
+    return [
+        call.split("build ")[1].split("--tag ")[-1].split(" /")[0]
+        for call in calls
+        if re.match(r"(compose )?build ", call)
+    ]
 
 
-OWN = ["holdfast-app:dev", "holdfast-tools:dev"]
+OWN = ["receiver init", "holdfast-tools:dev"]
 BASES = "debian:trixie-slim debian:forky-slim"
 
 

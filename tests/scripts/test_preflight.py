@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,7 @@ def test_versions_that_are_too_old_are_refused(machine: Machine, found: dict[str
     refused(machine, expected, "or newer")
 
 
-@pytest.mark.parametrize("port", [15672, 5555, 9090, 8025])
+@pytest.mark.parametrize("port", [15672, 5681, 5682, 5683, 5555, 9090, 9093, 8025])
 def test_a_port_that_is_taken_is_named(machine: Machine, port: int) -> None:
     machine.docker()
     with socket.socket() as taken:
@@ -84,21 +83,6 @@ def test_too_little_memory_is_refused(machine: Machine) -> None:
 def test_too_little_disk_is_refused_and_says_where(machine: Machine) -> None:
     machine.docker()
     refused(machine, f"free in {machine.checkout}", "99999999 MiB or more", HOLDFAST_MIN_DISK_MIB="99999999")
-
-
-def test_secrets_that_cannot_be_read_are_named(machine: Machine) -> None:
-    machine.docker(running="0123456789ab")
-    secret = machine.checkout / "compose/secrets/app.env"
-    secret.parent.mkdir()
-    secret.touch()
-    secret.chmod(0)
-    refused(machine, str(secret), "can read", user=NOBODY if os.getuid() == 0 else None)
-
-
-def test_old_data_without_its_passwords_is_not_started(machine: Machine) -> None:
-    machine.docker(running="0123456789ab", volumes="holdfast_postgres")
-    said = refused(machine, "passwords are not in", "new passwords do not open old data", "from a copy")
-    assert "clean" not in said, "nobody is told to remove data"
 
 
 def test_an_unknown_broker_is_refused_before_anything_else(machine: Machine) -> None:

@@ -34,9 +34,10 @@ def test_every_verb_is_one_line_into_a_script_that_exists() -> None:
 def stack(machine: Machine) -> Machine:
     """Return a machine whose Docker notes what it is asked for and has one volume of the stack."""
     machine.program("docker", 'case "$*" in "volume ls"*) echo holdfast_rabbit1 ;; ps*) echo 0123456789ab ;; esac')
-    secrets = machine.checkout / "compose/secrets"
-    secrets.mkdir()
-    (secrets / "app.env").touch()
+    for name in ("build/ledger/run/report.html", "build/bench.json", "build/logs/up.log"):
+        (machine.checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (machine.checkout / name).touch()
+    (machine.checkout / ".env").write_text("OWN=1\nHOLDFAST_MTU=1400\nBROKER=redis\n")
     return machine
 
 
@@ -52,7 +53,7 @@ def test_clean_does_nothing_when_nobody_can_answer(stack: Machine) -> None:
     assert run.returncode == 1
     assert "YES=1" in run.stderr
     assert removals(stack) == []
-    assert (stack.checkout / "compose/secrets/app.env").exists()
+    assert (stack.checkout / "build/logs/up.log").exists()
 
 
 def test_clean_names_and_removes_all_that_up_made(stack: Machine) -> None:
@@ -60,7 +61,21 @@ def test_clean_names_and_removes_all_that_up_made(stack: Machine) -> None:
     assert run.returncode == 0, run.stderr
     assert "1 volumes" in run.stdout
     assert "volume rm holdfast_rabbit1" in removals(stack)
-    assert not (stack.checkout / "compose/secrets").exists()
+    assert not (stack.checkout / "build/logs").exists()
+
+
+def test_clean_keeps_what_drills_and_measurements_have_found_and_says_so(stack: Machine) -> None:
+    run = stack.run("clean", "-y")
+    assert run.returncode == 0, run.stderr
+    for name in ("build/ledger", "build/bench.json"):
+        assert f"{stack.checkout / name}" in run.stdout
+    assert (stack.checkout / "build/ledger/run/report.html").exists()
+    assert (stack.checkout / "build/bench.json").exists()
+
+
+def test_clean_takes_its_own_lines_out_of_the_settings_and_no_others(stack: Machine) -> None:
+    assert stack.run("clean", "-y").returncode == 0
+    assert (stack.checkout / ".env").read_text() == "OWN=1\n"
 
 
 def test_down_keeps_the_volumes(stack: Machine) -> None:

@@ -18,8 +18,8 @@ from holdfast import routing
 from holdfast.app import install
 from holdfast.publisher import DurableAMQP
 
-from .rig import VHOST, Rig, password
-from .stack import wait_until
+from .rig import VHOST, Rig
+from .stack import password, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

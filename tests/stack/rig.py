@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 from holdfast import pulse
 from holdfast.environment import split_urls
 
-from .stack import ROOT, Stack, wait_until
+from .stack import Stack, password, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 VHOST = "holdfast"
-
-
-def password(name: str) -> str:
-    """Return one of the stack's passwords."""
-    return (ROOT / "compose/secrets/passwords" / name).read_text(encoding="utf-8").strip()
 
 
 @dataclass

@@ -10,15 +10,15 @@ import sys
 import time
 import urllib.request
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from holdfast.environment import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
+PROJECT = os.environ.get("COMPOSE_PROJECT_NAME", "holdfast")
 POLL_SECONDS = 0.25
 
 
@@ -55,15 +55,14 @@ class Stack:
 
     def compose(self, *arguments: str, seconds: float = 180, check: bool = True) -> str:
         """Run a docker compose command on the project."""
-        return self.run(
-            "docker", "compose", "-f", str(ROOT / "compose/compose.yaml"), *arguments, seconds=seconds, check=check
-        )
+        return self.run("docker", "compose", "-f", str(ROOT / "compose.yaml"), *arguments, seconds=seconds, check=check)
 
     def container(self, service: str) -> str:
         """Return the id of the container of ``service``, running or not."""
         return self.run(
-            "docker", "ps", "-aq", "--filter", "label=com.docker.compose.project=holdfast",
+            "docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}",
             "--filter", f"label=com.docker.compose.service={service}",
+            "--filter", "label=com.docker.compose.oneoff=False",
         )  # fmt: skip
 
     def inside(self, service: str, *command: str, seconds: float = 60, check: bool = True) -> str:
@@ -163,9 +162,26 @@ class Stack:
         )
 
 
+@cache
+def made() -> dict[str, Any]:
+    """Return what the stack's service ``init`` has made: passwords, environments and files."""
+    done = subprocess.run([ROOT / "scripts/passwords", "--json"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CommandFailedError(f"scripts/passwords ended with {done.returncode}: {done.stderr}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def password(name: str) -> str:
+    """Return one of the stack's passwords."""
+    value: str = made()["passwords"][name]
+    return value
+
+
 def read_settings() -> dict[str, str]:
     """Return the application's environment as the stack's containers get it."""
-    return read_file(ROOT / "compose/secrets/app.env")
+    found: dict[str, str] = made()["environment"]["app"]
+    return found
 
 
 def http_json(url: str, body: object = None, seconds: float = 10) -> Any:

@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .stack import ROOT, wait_until
+from .stack import password, wait_until
 
 if TYPE_CHECKING:
     from .stack import Stack
 
 pytestmark = pytest.mark.stack
-
-
-def password(name: str) -> str:
-    return (ROOT / "compose/secrets/passwords" / name).read_text(encoding="utf-8").strip()
 
 
 def examine(stack: Stack) -> dict[str, Any]:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .rig import password
-from .stack import wait_until
+from .stack import password, wait_until
 
 if TYPE_CHECKING:
     from .browser import Browser

@@ -125,11 +125,11 @@ def rabbitmq(rendered: Path) -> Iterator[Server]:
         "rabbitmq:4.3.6-management",
         {
             ROOT / "compose/start/rabbitmq": "/usr/local/bin/start",
-            out / "secret/rabbitmq/erlang.cookie": "/run/secrets/erlang.cookie",
+            out / "secret/rabbitmq/erlang.cookie": "/run/holdfast/erlang.cookie",
             out / "rabbitmq/rabbitmq.conf": "/etc/rabbitmq/rabbitmq.conf",
             out / "rabbitmq/enabled_plugins": "/etc/rabbitmq/enabled_plugins",
             out / "rabbitmq/definitions/10-topology.json": "/etc/rabbitmq/definitions/10-topology.json",
-            out / "secret/rabbitmq/definitions/20-users.json": "/etc/rabbitmq/definitions/20-users.json",
+            out / "secret/rabbitmq/definitions/20-users.json": "/run/holdfast/20-users.json",
             rendered / "tls": TLS,
         },
         "/usr/local/bin/start",

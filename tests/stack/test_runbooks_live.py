@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .stack import ROOT
+from .stack import ROOT, password
 
 if TYPE_CHECKING:
     from .stack import Stack
@@ -28,14 +27,14 @@ def test_rabbitmq_has_the_command(stack: Stack, tool: str) -> None:
 
 @pytest.mark.parametrize(("service", "port"), [("redis1", "6379"), ("sentinel1", "26379")])
 def test_redis_has_the_command(stack: Stack, service: str, port: str) -> None:
-    password = Path(ROOT / "compose/secrets/passwords/REDIS_MONITOR_PASSWORD").read_text().strip()
+    login = password("REDIS_MONITOR_PASSWORD")
     lines = re.findall(r"\bredis-cli (-p 26379 )?--user \w+ ([a-z]+) ?([a-z-]*)", TEXT)
     mine = {(name, sub) for option, name, sub in lines if bool(option) == (port == "26379")}
     assert mine
     for name, sub in mine:
         full = f"{name}|{sub}" if name == "sentinel" else name
         answer = stack.inside(
-            service, "env", f"REDISCLI_AUTH={password}", "redis-cli", "-p", port, "--user", "monitor",
+            service, "env", f"REDISCLI_AUTH={login}", "redis-cli", "-p", port, "--user", "monitor",
             "--no-auth-warning", "command", "info", full,
         )  # fmt: skip
         assert answer.splitlines()[0] == full

@@ -23,8 +23,8 @@ from rich.live import Live
 from rich.table import Table
 
 from drill import checker
+from drill.logins import of_hosts, of_stack
 from drill.target import Compose, TargetError
-from holdfast.environment import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from drill.checker import Verdict
     from drill.history import History
     from drill.journal import Journal
+    from drill.logins import Logins
     from drill.run import Options, Progress
     from drill.stack import Stack
     from drill.target import Target
@@ -63,12 +64,12 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands)
-@click.option("--project", default="holdfast", show_default=True, help="Name of the compose project.")
 @click.option(
-    "--secrets",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=ROOT / "compose/secrets",
-    help="Folder with app.env and passwords/.",
+    "--project",
+    default="holdfast",
+    envvar="COMPOSE_PROJECT_NAME",
+    show_default=True,
+    help="Name of the compose project.",
 )
 @click.option(
     "--build",
@@ -77,40 +78,43 @@ class Commands(click.Group):
     help="Folder for ledgers, reports and the heal journal.",
 )
 @click.pass_context
-def main(context: click.Context, project: str, secrets: Path, build: Path) -> None:
+def main(context: click.Context, project: str, build: Path) -> None:
     """Break the running stack on purpose and count what was lost.
 
     Exit code: 0 pass, 1 fail, 2 inconclusive or not started.
     """
-    context.obj = Environment(project, secrets, build)
+    context.obj = Environment(project, build)
 
 
 class Environment:
     """Where things are; connects when it is asked to."""
 
-    def __init__(self, project: str, secrets: Path, build: Path) -> None:
-        self.project, self.secrets, self.build = project, secrets, build
+    def __init__(self, project: str, build: Path) -> None:
+        self.project, self.build = project, build
         self.ledgers = build / "ledger"
         self.state = build / "drill"
 
     def read(self) -> None:
-        """Read addresses, environment and passwords of the target anew; those of compose are in its own files."""
+        """Read addresses, environment and passwords of the target anew; those of compose never change."""
 
     def target(self) -> Target:
         """Return the target, once it has shown that it may be broken."""
-        if not (self.secrets / "app.env").exists():
-            raise TargetError(f"{self.secrets}/app.env is missing. The stack makes it when it starts: make up")
         return Compose(self.project)
+
+    def logins(self) -> Logins:
+        """Return the logins of the target, which has been asked for before."""
+        return of_stack(ROOT, self.project)
 
     def stack(self) -> Stack:
         """Return the stack on the target."""
         target = self.target()
-        for name, value in read_file(self.secrets / "app.env").items():
+        logins = self.logins()
+        for name, value in logins.environment.items():
             os.environ.setdefault(name, value)
         from drill.stack import Stack  # noqa: PLC0415 - the application reads its environment on import
         from webhooks.app import app  # noqa: PLC0415 - as above
 
-        return Stack(target, self.secrets / "passwords", app)
+        return Stack(target, logins.password, app)
 
     def lab(self, name: str, seed: int, *, control: bool = False, faults: tuple[str, ...] = ()) -> dict[str, Any]:
         """Run one set-up in a process of its own, because an application is set up on import; return its report.
@@ -122,10 +126,11 @@ class Environment:
         from drill.lab import use_redis, use_vhost  # noqa: PLC0415 - as above
         from drill.second import Servers  # noqa: PLC0415 - as above
 
-        variables = dict(os.environ) | read_file(self.secrets / "app.env")
+        logins = self.logins()
+        variables = dict(os.environ) | dict(logins.environment)
         variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(self.ledgers)}
         if mutants.find(name).redis_broker:
-            use_redis(variables, read_file(self.secrets / "redis-broker.env"))
+            use_redis(variables, dict(logins.redis_broker))
         else:
             use_vhost(variables)
         command = [sys.executable, "-m", "drill", "--project", self.project, "lab", name, "--seed", str(seed)]
@@ -135,7 +140,7 @@ class Environment:
             if second:
                 net = Compose(self.project).nodes["redis1"].address.rpartition(".")[0]
                 second = replace(second, edits=()) if control else second
-                servers = Servers(self.secrets.parent, self.build / "drill/second", net, second)
+                servers = Servers(ROOT, self.build / "drill/second", net, second, logins.files)
                 places.enter_context(servers).use(variables)
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # the child must be told in any case
             child = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -176,9 +181,8 @@ class Inventory(Environment):
 
     def __init__(self, inventory: Path, build: Path) -> None:
         self._inventory = inventory.resolve()
-        state = build.resolve() / "drill" / self._inventory.name
-        super().__init__("", state / "secret", build)
-        self.state = state
+        super().__init__("", build)
+        self.state = build.resolve() / "drill" / self._inventory.name
 
     @override
     def read(self) -> None:
@@ -204,6 +208,11 @@ class Inventory(Environment):
 
         self.read()
         return Hosts(self.state / "hosts.json")
+
+    @override
+    def logins(self) -> Logins:
+        """Return the logins that Ansible has written beside the list of hosts."""
+        return of_hosts(self.state / "secret")
 
     def annotations(self, stack: Stack) -> None:
         """Return nothing: a Prometheus on another host does not see the file that announces a drill."""
@@ -462,13 +471,13 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
     scenario = mutants.find(name)
     mutant = mutants.CONTROL if control else scenario
     target = Compose(environment.project)
-    passwords = environment.secrets / "passwords"
-    definitions = environment.secrets.parent / "config/rabbitmq/definitions/10-topology.json"
+    logins = environment.logins()
+    definitions = ROOT / "compose/config/rabbitmq/definitions/10-topology.json"
     second = Compose(PROJECT) if scenario.second else None
     own = second.nodes if second else {}
     host = VirtualHost(
         (target.nodes | own)["rabbit1"].address,
-        (passwords / "RABBITMQ_ADMIN_PASSWORD").read_text().strip(),
+        logins.password("RABBITMQ_ADMIN_PASSWORD"),
         definitions,
     )
     journal = environment.journal()
@@ -488,7 +497,7 @@ def lab(environment: Environment, name: str, seed: int, faults: tuple[str, ...],
                     ledger=mutant.ledger,
                 )
                 kind = RedisBrokerStack if mutant.redis_broker else Stack
-                stack = kind(place, passwords, app)
+                stack = kind(place, logins.password, app)
                 stack.rules = STACK  # one yardstick for all: a mutant must not loosen its own bounds
                 drill = Drill(stack, options, environment.ledgers, journal, lambda _: None)
                 drill.execute(faults or scenario.faults)

@@ -13,13 +13,16 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from drill.target import TOOLS, Compose, TargetError
+from drill.target import PREPARES, TOOLS, Compose, TargetError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from drill.mutants import Second
 
 PROJECT = "holdfast-drill"
 NET = os.environ.get("HOLDFAST_DRILL_NET", "172.30.79")  # first three numbers, beside those of the stack
+MADE = "/run/holdfast"  # where a container finds what was made for its role
 HOLDER = "holder"  # a container that keeps volumes in memory mounted while their server is down
 _ADDRESSES = {"rabbit": "HOLDFAST_BROKER_URL", "redis": "HOLDFAST_RESULT_URL"}
 
@@ -28,14 +31,15 @@ class Servers:
     """Some tiers of the stack once more, in a network of their own.
 
     Args:
-        compose: folder of the stack's compose file, with its secrets.
+        root: folder of the stack's compose file.
         folder: where the changed files go.
         net: first three numbers of the stack's network.
         second: what they are and what is changed.
+        files: filled files of the stack's roles, as ``role/name``.
     """
 
-    def __init__(self, compose: Path, folder: Path, net: str, second: Second) -> None:
-        self._compose, self._folder, self._net, self._second = compose, folder, net, second
+    def __init__(self, root: Path, folder: Path, net: str, second: Second, files: Mapping[str, str]) -> None:
+        self._root, self._folder, self._net, self._second, self._files = root, folder, net, second, files
 
     def __enter__(self) -> Self:
         description = self._description()
@@ -64,40 +68,37 @@ class Servers:
             if tier in self._second.tiers:
                 environment[name] = self._moved(environment[name])
 
-    def write_files(self, files: dict[str, str]) -> dict[str, dict[str, str]]:
-        """Write the changed copies.
+    def write_files(self, files: Mapping[str, str]) -> None:
+        """Write the files of the set, changed.
 
         Args:
-            files: name -> path of the stack's file.
-
-        Returns:
-            The same names as Compose's ``configs``.
+            files: name below the folder -> text of the stack's file.
 
         Raises:
             TargetError: an edit matches nowhere.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        found = {}
         unused = set(self._second.edits)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # they hold passwords
         for name, source in files.items():
-            text = Path(source).read_text(encoding="utf-8")
+            text = source
             if name.endswith(".conf"):
                 text = self._moved(text)
                 for edit in self._second.edits:
                     text, hits = re.subn(*edit, text, flags=re.MULTILINE)
                     unused -= {edit} if hits else set()
             copy = self._folder / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(text, encoding="utf-8")
-            copy.chmod(Path(source).stat().st_mode & 0o777)
-            found[name] = {"file": str(copy)}
+            copy.chmod(0o755 if text.startswith("#!") else 0o644)  # the servers read them as users of their own
         if unused:
-            raise TargetError(f"{sorted(unused)} matches nothing in {self._compose}; the templates have changed.")
-        return found
+            raise TargetError(
+                f"{sorted(unused)} matches nothing in the files of {self._root}; the templates have changed."
+            )
 
     def _description(self) -> dict[str, Any]:
         """Return the compose file of the set, made from that of the stack."""
         said = subprocess.run(
-            ["docker", "compose", "--file", str(self._compose / "compose.yaml"), "config", "--format", "json"],
+            ["docker", "compose", "--file", str(self._root / "compose.yaml"), "config", "--format", "json"],
             env=os.environ | {"HOLDFAST_NET": NET},
             capture_output=True,
             text=True,
@@ -106,10 +107,20 @@ class Servers:
         whole = json.loads(said.stdout)
         tiers = self._second.tiers
         services = {name: one for name, one in whole["services"].items() if name.rstrip("0123456789") in tiers}
+        roles = set()
         for one in services.values():
             one.pop("ports", None)  # those of the machine belong to the stack
+            one["depends_on"].pop(PREPARES)  # what it makes is in the folder
+            for mount in one["volumes"]:
+                if mount["target"] == MADE:
+                    role = mount["source"].removeprefix("role-")
+                    roles.add(role)
+                    mount |= {"type": "bind", "source": str(self._folder / role)}
+                    mount.pop("volume", None)
         used = {entry["source"] for one in services.values() for entry in one["configs"]}
-        secrets = {entry["source"] for one in services.values() for entry in one["secrets"]}
+        shared = {name: Path(whole["configs"][name]["file"]).read_text(encoding="utf-8") for name in used}
+        made = {name: text for name, text in self._files.items() if name.partition("/")[0] in roles}
+        self.write_files(made | shared)
         volumes: dict[str, dict[str, Any]] = {name: {} for name in services}
         if self._second.disk:
             memory = {"type": "tmpfs", "device": "tmpfs", "o": f"size={self._second.disk}"}
@@ -128,8 +139,7 @@ class Servers:
             "services": services,
             "networks": {"holdfast": whole["networks"]["holdfast"] | {"name": PROJECT}},
             "volumes": volumes,
-            "configs": self.write_files({name: whole["configs"][name]["file"] for name in sorted(used)}),
-            "secrets": {name: whole["secrets"][name] for name in sorted(secrets)},
+            "configs": {name: {"file": str(self._folder / name)} for name in sorted(used)},
         }
 
     def _remove(self) -> None:

@@ -19,7 +19,6 @@ from holdfast.environment import split_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 QUEUES = ("default", "critical")
 PARKING = ("dead", "unrouted")  # where messages may stay
@@ -71,7 +70,7 @@ class Stack:
 
     Args:
         target: where the stack runs.
-        passwords: folder with a file per password.
+        password: returns a password by its name.
         app: the Celery application whose settings the clients use.
 
     Attributes:
@@ -79,13 +78,12 @@ class Stack:
         rules: virtual host whose policies the bounds are made of.
     """
 
-    def __init__(self, target: Target, passwords: Path, app: Any) -> None:
-        self.target, self.app = target, app
+    def __init__(self, target: Target, password: Callable[[str], str], app: Any) -> None:
+        self.target, self.app, self.password = target, app, password
         self.vhost: str = app.connection_for_write().virtual_host
         self.rules = self.vhost
         self.publishers: Publishers | None = None
         self.parking: tuple[str, ...] = PARKING
-        self._passwords = passwords
         self._tls = tls.read(app.conf.broker_url)
 
     def tier(self, name: str) -> list[Node]:
@@ -95,10 +93,6 @@ class Stack:
     def node(self, name: str) -> Node:
         """Return a node by its name."""
         return self.target.nodes[name]
-
-    def password(self, name: str) -> str:
-        """Return a password of the stack."""
-        return (self._passwords / name).read_text().strip()
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
@@ -363,12 +357,12 @@ class RedisBrokerStack(Stack):
 
     Args:
         target: where the stack runs.
-        passwords: folder with a file per password.
+        password: returns a password by its name.
         app: an application whose broker is Redis behind Sentinel.
     """
 
-    def __init__(self, target: Target, passwords: Path, app: Any) -> None:
-        super().__init__(target, passwords, app)
+    def __init__(self, target: Target, password: Callable[[str], str], app: Any) -> None:
+        super().__init__(target, password, app)
         self._database = int(self.vhost.strip("/"))
         self.vhost = self.rules = STACK  # no task goes there
         self.parking = ()

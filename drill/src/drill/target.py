@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MARKER = "holdfast.drill"
+PREPARES = "init"  # the service that makes passwords and files, and ends
 TOOLS = "holdfast-tools:dev"  # iptables and kill, beside a container: nothing is installed into the servers
 
 
@@ -200,15 +201,22 @@ class Compose:
         """Do nothing: the workers write into the folder itself."""
 
     def _containers(self) -> dict[str, dict[str, Any]]:
-        """Return what is known of each service's container."""
-        mine = f"label=com.docker.compose.project={self.project}"
-        ids = _docker("ps", "--all", "--quiet", "--filter", mine).split()
-        found = json.loads(_docker("inspect", *ids)) if ids else []
-        return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in found}
+        """Return what is known of each service's container; one that only prepares the others is no node."""
+        mine = ("--filter", f"label=com.docker.compose.project={self.project}")
+        ids = _docker("ps", "--all", "--quiet", *mine, "--filter", "label=com.docker.compose.oneoff=False").split()
+        found = {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in _inspected(ids)}
+        found.pop(PREPARES, None)
+        return found
 
     def _inspect(self, node: Node) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(_docker("inspect", node.handle))[0]
         return found
+
+
+def _inspected(ids: list[str]) -> list[dict[str, Any]]:
+    """Return what Docker knows of containers."""
+    found: list[dict[str, Any]] = json.loads(_docker("inspect", *ids)) if ids else []
+    return found
 
 
 def _address(container: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drill.stack import Stack
 
 pytestmark = pytest.mark.stack
-HERE = Environment("holdfast", ROOT / "compose/secrets", ROOT / "build")
+HERE = Environment("holdfast", ROOT / "build")
 
 
 def drill(*arguments: str) -> subprocess.Popen[str]:

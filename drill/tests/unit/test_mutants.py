@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +17,9 @@ from drill.faults import REGISTRY
 from drill.history import build
 from drill.second import Servers
 from drill.target import TargetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TOPOLOGY = json.loads((ROOT / "compose/config/rabbitmq/definitions/10-topology.json").read_text())
 ENVIRONMENT = {
@@ -52,18 +54,18 @@ def test_every_url_gets_the_drills_virtual_host() -> None:
 
 
 def test_every_edit_of_the_redis_files_changes_them(tmp_path: Path) -> None:
-    files = {}
-    for source in sorted((ROOT / "compose/config/secret").glob("*/*.conf")):
-        files[source.name] = str(tmp_path / source.name)
-        (tmp_path / source.name).write_text(source.read_text().replace("${HOLDFAST_NET}", "10.0.0"))
-    files["rabbitmq.conf"] = str(ROOT / "compose/config/rabbitmq/rabbitmq.conf")
+    secret, shared = ROOT / "compose/config/secret", ROOT / "compose/config/rabbitmq/rabbitmq.conf"
+    files = {
+        f"{path.parent.name}/{path.name}": path.read_text().replace("${HOLDFAST_NET}", "10.0.0")
+        for path in sorted(secret.glob("*/*.conf"))
+    } | {shared.name: shared.read_text()}
     for name, mutant in {**mutants.MUTANTS, "small-disk": mutants.SMALL_DISK}.items():
         if mutant.second:
-            Servers(tmp_path, tmp_path / name, "10.0.0", mutant.second).write_files(files)
-            assert any((tmp_path / name / one).read_text() != Path(path).read_text() for one, path in files.items())
+            Servers(ROOT, tmp_path / name, "10.0.0", mutant.second, {}).write_files(files)
+            assert any((tmp_path / name / one).read_text() != text for one, text in files.items())
     wrong = mutants.Second(("redis",), (("^nothing", ""),))
     with pytest.raises(TargetError, match="matches nothing"):
-        Servers(tmp_path, tmp_path / "wrong", "10.0.0", wrong).write_files(files)
+        Servers(ROOT, tmp_path / "wrong", "10.0.0", wrong, {}).write_files(files)
 
 
 def ask_app(variant: str, expression: str, changes: dict[str, str] = ENVIRONMENT) -> Any:

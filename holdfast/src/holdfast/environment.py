@@ -44,8 +44,8 @@ def required(name: str) -> str:
     value = os.environ.get(name, "").strip()
     if not value:
         raise ImproperlyConfigured(
-            f"{name} is not set. Load the application's environment first: compose/secrets/app.env in the local stack, "
-            "/etc/holdfast/app.env on a host."
+            f"{name} is not set. Load the application's environment first: app.env, on a host of the "
+            "inventory /etc/holdfast/app.env."
         )
     return value
 
