@@ -66,6 +66,50 @@ def test_what_passes_by_itself_is_no_fault(changes: dict[str, object]) -> None:
     assert consuming(**changes).problems(NOW) == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"queues": {}, "paused": {"default": NOW - 3600}},  # all queues
+        {"paused": {"critical": NOW - 3600}},  # one of two
+        {"queues": {"default": Queue(NOW - 61, 5, 0)}, "paused": {"default": NOW - 1}},  # it was noted this moment
+        {"queues": {}, "paused": {"default": NOW}, "state": "connecting", "since": NOW - 100},
+    ],
+)
+def test_a_queue_that_remote_control_has_cancelled_is_no_fault(changes: dict[str, object]) -> None:
+    beat = consuming(**changes)
+    assert beat.problems(NOW) == []
+    (name,) = beat.paused
+    assert not beat.consumes(name, NOW)
+    (note,) = beat.notes(NOW)
+    assert note.startswith(f"queue {name} is paused by remote control since 1970-01-12 ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"time": NOW - 31},
+        {"state": "connecting", "since": NOW - 121},
+        {"queues": {"other": Queue(NOW - 61, 5, 0)}},
+        {"pid": NO_PROCESS},
+    ],
+)
+def test_a_pause_hides_no_other_fault(changes: dict[str, object]) -> None:
+    beat = consuming(paused={"default": NOW - 3600}, **({"queues": {}} | changes))
+    assert len(beat.problems(NOW)) == 1
+
+
+def test_a_main_loop_that_runs_a_task_may_stand_still_for_its_time_limit() -> None:
+    beat = consuming(task="report", limit=100.0, queues={"default": Queue(NOW - 500, 0, 1)}, starved=NOW - 500)
+    assert beat.notes(NOW + 29) == []
+    for later in (31, 75, 129):
+        assert beat.problems(NOW + later) == []
+        assert beat.consumes("default", NOW + later)
+        assert beat.notes(NOW + later) == ["its main loop runs report since 1970-01-12 13:46:40 UTC"]
+    (problem,) = beat.problems(NOW + 131)
+    assert problem == "the main loop has stood still for 131 s since it began to run report (limit 130)"
+    assert not beat.consumes("default", NOW + 131)
+
+
 def test_a_beat_is_judged_by_its_last_tick() -> None:
     beat = Pulse("beat", "beat", state="standby", time=NOW)
     assert beat.problems(NOW + 89) == []
@@ -114,6 +158,10 @@ def test_the_probe_says_why_and_exits_with_1() -> None:
     Pulse("beat", "beat", pid=NO_PROCESS).write()
     good, bad = run(probe.command, ["worker"]), run(probe.command, ["beat"])
     assert (good.exit_code, good.output) == (0, "default: ok\n")
+    Pulse("default", "worker", state="consuming", paused={"default": NOW}).write()
+    paused = run(probe.command, ["worker"])
+    assert paused.exit_code == 0
+    assert paused.output == "default: ok; queue default is paused by remote control since 1970-01-12 13:46:40 UTC\n"
     assert (bad.exit_code, bad.output) == (1, f"beat: process {NO_PROCESS} has ended\n")
     assert run(probe.command, ["worker", "default", "critical"]).exit_code == 1
 

@@ -105,6 +105,16 @@ def test_a_sick_program_is_restarted_at_the_next_tick(tmp_path: Path) -> None:
     assert answers.getvalue() == "READY\nRESULT 2\nOK" * 2 + "READY\n"
 
 
+def test_a_paused_program_is_left_alone_and_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    heartbeat("idle", queues={}, paused={"q": 0.0})
+    heartbeat("other", queues={}, paused={"q": 0.0}, pid=1)
+    with supervisor(tmp_path / "s.sock", [program("idle")]) as asked:
+        watch.run(io.StringIO(TICK + TICK), io.StringIO(), f"unix://{tmp_path / 's.sock'}")
+    assert asked == []
+    said = capsys.readouterr().err
+    assert said == "Leaving idle:idle alone: queue q is paused by remote control since 1970-01-01 00:00:00 UTC\n"
+
+
 def test_a_supervisor_that_does_not_answer_is_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers = io.StringIO()
     watch.run(io.StringIO(TICK), answers, f"unix://{tmp_path / 'absent.sock'}")

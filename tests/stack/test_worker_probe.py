@@ -102,3 +102,55 @@ def test_a_worker_leaves_a_frozen_node_and_its_restart_does_not_hang_on_one(rig:
         wait_until(lambda: rig.runs("end")["after"] == 1, "it goes on after the node is back", 30)
         assert worker.alive
         assert [beat.problems() for beat in rig.heartbeats()][:1] == [[]]
+
+
+def test_a_cancelled_queue_is_paused_until_it_is_added_again(rig: Rig) -> None:
+    """Not sick, whatever happens meanwhile: a task that runs, a lost connection."""
+    with rig.worker() as worker:
+        rig.call("echo.delay('running', 5)")
+        wait_until(lambda: rig.runs("echo") == {"running": 1}, "a task runs", 30)
+        rig.call(f"app.control.cancel_consumer({rig.queue!r})")
+        words = f"ok; queue {rig.queue} is paused by remote control since "
+        wait_until(lambda: words in probe(rig, "worker").stdout, "the probe says that it is paused", 30)
+        wait_until(lambda: rig.runs("end") == {"running": 1}, "the task that ran ends", 30)
+        rig.call("echo.delay('waiting')")
+        with rig.cut(worker):
+            worker.wait_for("Connected to amqp", 60, times=2)
+        answer = probe(rig, "worker")
+        assert (answer.returncode, words in answer.stdout) == (0, True), answer.stdout
+        assert rig.runs("echo") == {"running": 1}
+        rig.call(f"app.control.add_consumer({rig.queue!r})")
+        wait_until(lambda: rig.runs("end") == {"running": 1, "waiting": 1}, "what waited is run", 30)
+        wait_until(lambda: probe(rig, "worker").stdout.endswith(": ok\n"), "the pause is over", 30)
+    with rig.worker():
+        assert "paused" not in probe(rig, "worker").stdout, "a restart consumes from everything"
+
+
+def test_a_solo_worker_in_a_long_task_is_not_sick_and_one_that_hangs_is(rig: Rig) -> None:
+    solo = ("worker", "-P", "solo", "-n", "solo@scratch", "--loglevel", "INFO")
+    with rig.process(*solo) as worker:
+        worker.wait_for("ready.", 60)
+        rig.call("echo.delay('long', 75)")
+        wait_until(lambda: "its main loop runs scratch.echo since" in probe(rig, "worker").stdout, "it says so", 60)
+        while not rig.runs("end"):
+            answer = probe(rig, "worker")
+            assert answer.returncode == 0, answer.stdout
+        rig.drained()
+        assert probe(rig, "worker").returncode == 0
+        assert rig.runs("echo") == {"long": 1}, "it kept its connection"
+    with rig.process(*solo, HOLDFAST_TIME_LIMIT="10") as worker:
+        worker.wait_for("ready.", 60)
+        rig.call("echo.delay('hangs', 300)")
+        found = "since it began to run scratch.echo (limit 40)"
+        wait_until(lambda: found in probe(rig, "worker").stdout, "it is found beyond its limit", 90)
+
+
+def test_a_green_worker_keeps_working(rig: Rig) -> None:
+    """Its control queue is on another connection, which the heartbeat must not touch."""
+    with rig.process("worker", "-P", "gevent", "-n", "green@scratch", "--loglevel", "INFO") as worker:
+        worker.wait_for("ready.", 60)
+        wait_until(lambda: all(beat.queues[rig.queue].consumers for beat in rig.heartbeats()), "it has asked", 30)
+        rig.call("echo.delay('green', 12)")
+        wait_until(lambda: rig.runs("end") == {"green": 1}, "the task ends after two further heartbeats", 60)
+        assert worker.alive
+        assert probe(rig, "worker").returncode == 0

@@ -110,6 +110,24 @@ class Consumer(CeleryConsumer):
         request.mix_in(self.app)
         super().update_strategies()
 
+    # -- queues by remote control
+
+    @override
+    def cancel_task_queue(self, queue: str) -> None:
+        """Stop consuming from a queue, and note since when: the probe and the watch must not take it for a fault."""
+        consumed = self.app.amqp.queues.consume_from
+        before = set(consumed)
+        try:
+            super().cancel_task_queue(queue)
+        finally:
+            self.heartbeat.paused(before - set(consumed))
+
+    @override
+    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        """Consume from a queue, also from one that was cancelled."""
+        super().add_task_queue(queue, *args, **options)
+        self.heartbeat.resumed(self.app.amqp.queues.consume_from)
+
     # -- messages that are not tasks
 
     @override

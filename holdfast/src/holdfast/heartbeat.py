@@ -6,18 +6,25 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from amqp import spec
-from celery import bootsteps
+from celery import bootsteps, signals
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state
 from celery.worker.consumer import Control
+from celery.worker.pidbox import gPidbox
 
 from holdfast.metrics import processes
 from holdfast.pulse import Pulse, Queue, own_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from celery import Task
     from kombu import Queue as KombuQueue
 
 INTERVAL = 5.0  # seconds
 AGAIN = 10.0  # seconds; a question to a leader that has gone meanwhile is never answered
+MARK = 1.0  # seconds between two notes that a task has begun, while the tasks are alike
+TASK_LIMIT = 1800.0  # seconds for a task without a time limit: after these RabbitMQ itself takes its message away
 LEAVE = 20.0  # seconds; an election takes less, and so does a leader that freezes for 15 s
 
 
@@ -30,6 +37,10 @@ class Heartbeat(bootsteps.StartStopStep):
 
     - A passive declaration tells whether the queue's leader is there. A leader that is itself cut off does not know.
     - Binding the control queue once more changes nothing, and is answered when a majority of the brokers agrees.
+
+    Where the main loop runs the tasks itself (solo, and a blocking call under gevent or eventlet) no timer fires
+    meanwhile. So each task leaves a note when it begins: the loop may stand still for as long as its time limit, which
+    nothing else enforces in such a pool.
     """
 
     def __init__(self, c: Any) -> None:
@@ -39,7 +50,43 @@ class Heartbeat(bootsteps.StartStopStep):
         self._timer: Any = None
         self._channel: Any = None
         self._waiting: set[str] = set()
-        self._asked = self._agreed = 0.0
+        self._asked = self._agreed = self._turned = 0.0
+        if isinstance(c.pool, SoloPool):
+            # AMQP's own heartbeats come from the main loop, too. After two that are missing the broker closes the
+            # connection and hands the task out again, for ever. Celery leaves them out under gevent and eventlet.
+            c.amqheartbeat = 0
+        if isinstance(c.pool, SoloPool) or getattr(c.pool, "is_green", False):
+            signals.task_prerun.connect(self._begun, weak=False)
+
+    def paused(self, queues: Iterable[str]) -> None:
+        """Note that queues were cancelled by remote control; it lasts until they are added again or the process ends.
+
+        Args:
+            queues: their names.
+        """
+        now = time()
+        self.pulse.paused |= {name: now for name in queues if name not in self.pulse.paused}
+        self.pulse.write()
+
+    def resumed(self, queues: Iterable[str]) -> None:
+        """Note that queues are consumed from.
+
+        Args:
+            queues: their names.
+        """
+        for name in queues:
+            self.pulse.paused.pop(name, None)
+            self.pulse.queues.setdefault(name, Queue(time(), consumers=1))
+        self.pulse.write()
+
+    def _begun(self, task: Task[Any, Any], **_: object) -> None:
+        pulse = self.pulse
+        of_message, _soft = task.request.timelimit or (None, None)
+        own = of_message or task.time_limit or task.app.conf.task_time_limit or TASK_LIMIT
+        limit = max(pulse.limit, float(own))
+        if (pulse.task, pulse.limit) != (task.name, limit) or time() - pulse.time >= MARK:
+            pulse.task, pulse.limit = str(task.name), limit
+            pulse.write()
 
     def connecting(self) -> None:
         """Note that the worker has no connection."""
@@ -49,8 +96,10 @@ class Heartbeat(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         """Begin with a fresh connection."""
         self.stop(c)
-        now = self._agreed = time()
+        now = self._agreed = self._turned = time()
         self.pulse.queues = {queue.name: Queue(now, consumers=1) for queue in c.task_consumer.queues}
+        for name in self.pulse.queues:  # Celery keeps a cancelled queue cancelled when it connects again
+            self.pulse.paused.pop(name, None)
         self.pulse.starved = None
         if c.connection.transport.driver_type == "amqp":
             self._open(c)
@@ -73,7 +122,10 @@ class Heartbeat(bootsteps.StartStopStep):
         self._channel._callbacks[spec.Queue.BindOk] = self._bound
 
     def _beat(self, c: Any) -> None:
+        self._leave_out_standstill()
         pulse, received = self.pulse, sum(state.total_count.values())
+        if not state.active_requests:
+            pulse.task, pulse.limit = None, 0.0
         pulse.queues = {queue.name: pulse.queues.get(queue.name, Queue(time())) for queue in c.task_consumer.queues}
         pulse.running = len(state.reserved_requests)
         idle = received == pulse.received and not pulse.running and not state.scheduled_requests
@@ -88,6 +140,19 @@ class Heartbeat(bootsteps.StartStopStep):
         else:
             self._leave_a_broker_that_is_alone()
             self._ask(c)
+
+    def _leave_out_standstill(self) -> None:
+        """Count no time in which the main loop stood still: nothing was asked then, and no answer was read."""
+        now = time()
+        stood = now - self._turned - INTERVAL
+        self._turned = now
+        if stood < INTERVAL:
+            return
+        self._agreed += stood
+        self._asked += stood
+        self.pulse.starved = self.pulse.starved and self.pulse.starved + stood
+        for queue in self.pulse.queues.values():
+            queue.attended += stood
 
     def _leave_a_broker_that_is_alone(self) -> None:
         now = time()
@@ -127,6 +192,10 @@ class Heartbeat(bootsteps.StartStopStep):
 
 
 def _control_queue(c: Any) -> KombuQueue | None:
-    """Return the queue for remote commands of this connection; None for a worker without them."""
+    """Return the queue for remote commands of this connection; None for a worker without them.
+
+    Under gevent and eventlet it belongs to a connection of its own, and is locked for this one.
+    """
     boxes = [step.box for step in c.steps if isinstance(step, Control) and step.box.consumer]
+    boxes = [box for box in boxes if not isinstance(box, gPidbox)]
     return boxes[0].consumer.queues[0] if boxes else None

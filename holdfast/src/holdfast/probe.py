@@ -45,5 +45,7 @@ def _judge(kind: str, names: tuple[str, ...]) -> NoReturn:
     if not verdicts:
         click.echo(f"No {kind} has written a heartbeat to {pulse.directory()}; is one started?")
     for name, problems in verdicts.items():
-        click.echo(f"{name}: {'; '.join(problems) or 'ok'}")
+        heartbeat = found[name]
+        notes = heartbeat.notes() if heartbeat and not problems else []
+        click.echo(f"{name}: {'; '.join(problems or ['ok', *notes])}")
     sys.exit(any(verdicts.values()) or not verdicts)

@@ -12,7 +12,7 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import time
+from time import gmtime, strftime, time
 
 LOOP_LIMIT = 30.0  # seconds; the main loop writes every 5
 CONNECT_LIMIT = 120.0  # seconds; a restart of all brokers takes less
@@ -50,6 +50,9 @@ class Pulse:
     :ivar received: number of messages so far.
     :ivar running: number of tasks at hand.
     :ivar starved: since when messages wait while this worker has nothing to do, or None.
+    :ivar paused: since when a queue is cancelled by remote control, by its name.
+    :ivar task: the task that the main loop itself has begun to run (solo, gevent, eventlet), or None.
+    :ivar limit: for how many seconds the tasks that the main loop runs may keep it.
     """
 
     name: str
@@ -62,6 +65,9 @@ class Pulse:
     received: int = 0
     running: int = 0
     starved: float | None = None
+    paused: dict[str, float] = field(default_factory=dict)
+    task: str | None = None
+    limit: float = 0.0
 
     def write(self) -> None:
         """Replace the file; a full disk must not stop the process, so an error only leaves the file old."""
@@ -90,6 +96,20 @@ class Pulse:
             return [f"process {self.pid} has ended"]
         return self._beat(now) if self.kind == "beat" else self._worker(now)
 
+    def notes(self, now: float | None = None) -> list[str]:
+        """Say what keeps the process from its usual work and is meant: no fault.
+
+        :param now: seconds since the epoch, for tests.
+        """
+        now = time() if now is None else now
+        found = [
+            f"queue {name} is paused by remote control since {_clock(since)}"
+            for name, since in sorted(self.paused.items())
+        ]
+        if self.task and LOOP_LIMIT < now - self.time <= self._patience():
+            found.append(f"its main loop runs {self.task} since {_clock(self.time)}")
+        return found
+
     def consumes(self, name: str, now: float | None = None) -> bool:
         """Say whether the worker consumes from a queue, as far as it and the broker know.
 
@@ -102,9 +122,14 @@ class Pulse:
             queue is not None
             and self.state == "consuming"
             and queue.consumers > 0
-            and now - queue.attended <= ATTENDED_LIMIT
-            and now - self.time <= LOOP_LIMIT
+            and name not in self.paused
+            and (bool(self.task) or now - queue.attended <= ATTENDED_LIMIT)
+            and now - self.time <= self._patience()
         )
+
+    def _patience(self) -> float:
+        """Return how long the main loop may stand still: it does nothing else while it runs a task itself."""
+        return LOOP_LIMIT + (self.limit if self.task else 0.0)
 
     def _beat(self, now: float) -> list[str]:
         age = now - self.time
@@ -118,11 +143,14 @@ class Pulse:
                 if age > CONNECT_LIMIT
                 else []
             )
-        if (age := now - self.time) > LOOP_LIMIT:
-            return [f"the main loop has stood still for {age:.0f} s (limit {LOOP_LIMIT:.0f})"]
-        found = [] if self.queues else ["it consumes from no queue"]
+        if (age := now - self.time) > self._patience():
+            begun = f" since it began to run {self.task}" if self.task else ""
+            return [f"the main loop has stood still for {age:.0f} s{begun} (limit {self._patience():.0f})"]
+        found = [] if self.queues or self.paused else ["it consumes from no queue"]
+        if self.task:  # the loop has read no answer since it began, however many tasks it runs in a row
+            return found
         for name, queue in self.queues.items():
-            if (age := now - queue.attended) > ATTENDED_LIMIT:
+            if name not in self.paused and (age := now - queue.attended) > ATTENDED_LIMIT:
                 reason = "no answer from the broker about" if queue.consumers else "the broker knows no consumer of"
                 found.append(f"{reason} queue {name} for {age:.0f} s (limit {ATTENDED_LIMIT:.0f})")
         if self.starved and (age := now - self.starved) > STARVED_LIMIT:
@@ -133,6 +161,10 @@ class Pulse:
 def directory() -> Path:
     """Return where heartbeat files are: ``HOLDFAST_PULSE_DIR``, by default ``holdfast`` in the temporary directory."""
     return Path(os.environ.get("HOLDFAST_PULSE_DIR") or Path(tempfile.gettempdir()) / "holdfast")
+
+
+def _clock(at: float) -> str:
+    return strftime("%Y-%m-%d %H:%M:%S UTC", gmtime(at))
 
 
 def own_name(fallback: str) -> str:

@@ -42,6 +42,19 @@ def sick(programs: Iterable[dict[str, Any]]) -> dict[str, str]:
     return found
 
 
+def meant(programs: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Return the programs that do not do their usual work because somebody wants it so, each with the reason.
+
+    :param programs: as for :func:`sick`.
+    """
+    found = {}
+    for program in programs:
+        heartbeat = pulse.read(program["name"])
+        if heartbeat is not None and heartbeat.pid == program["pid"] and (notes := heartbeat.notes()):
+            found[f"{program['group']}:{program['name']}"] = "; ".join(notes)
+    return found
+
+
 def run(events: TextIO, answers: TextIO, url: str | None = None) -> None:
     """Serve supervisor's event protocol until it closes the input.
 
@@ -50,6 +63,7 @@ def run(events: TextIO, answers: TextIO, url: str | None = None) -> None:
     :param url: of supervisor's Unix socket, by default what supervisor says in ``SUPERVISOR_SERVER_URL``.
     """
     server = xmlrpc.client.ServerProxy("http://supervisor", _UnixTransport(url or os.environ["SUPERVISOR_SERVER_URL"]))
+    left_alone: dict[str, str] = {}
     while True:
         print("READY", file=answers, flush=True)
         header = events.readline()
@@ -57,17 +71,24 @@ def run(events: TextIO, answers: TextIO, url: str | None = None) -> None:
             return
         events.read(int(dict(part.split(":", 1) for part in header.split())["len"]))
         try:
-            _round(server.supervisor)
+            left_alone = _round(server.supervisor, left_alone)
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
             print(f"supervisor does not answer: {error!r}", file=sys.stderr, flush=True)
         print("RESULT 2\nOK", end="", file=answers, flush=True)
 
 
-def _round(supervisor: Any) -> None:
-    for program, reason in sick(supervisor.getAllProcessInfo()).items():
+def _round(supervisor: Any, left_alone: dict[str, str]) -> dict[str, str]:
+    """Restart what is sick; return what is left alone and why, which is said when it changes."""
+    programs = supervisor.getAllProcessInfo()
+    found = meant(programs)
+    for program, reason in found.items():
+        if left_alone.get(program) != reason:
+            print(f"Leaving {program} alone: {reason}", file=sys.stderr, flush=True)
+    for program, reason in sick(programs).items():
         print(f"Restarting {program}: {reason}", file=sys.stderr, flush=True)
         supervisor.stopProcess(program)
         supervisor.startProcess(program, False)
+    return found
 
 
 class _UnixTransport(xmlrpc.client.Transport):

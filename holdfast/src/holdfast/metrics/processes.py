@@ -51,9 +51,17 @@ class Heartbeat:
         consuming = GaugeMetricFamily(
             "holdfast_worker_consuming", "1 when the worker consumes and the broker confirms it.", labels=["queue"]
         )
-        for queue in tuple(self.pulse.queues):
+        for queue in self.pulse.queues.keys() - self.pulse.paused.keys():
             consuming.add_metric([queue], self.pulse.consumes(queue))
         yield consuming
+        paused = GaugeMetricFamily(
+            "holdfast_worker_paused_timestamp_seconds",
+            "Since when a queue is cancelled by remote control, for a queue that is.",
+            labels=["queue"],
+        )
+        for name, since in tuple(self.pulse.paused.items()):
+            paused.add_metric([name], since)
+        yield paused
         active = len(state.active_requests)
         yield GaugeMetricFamily("holdfast_worker_active", "Tasks that run now.", active)
         yield GaugeMetricFamily(
