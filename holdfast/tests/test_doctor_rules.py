@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import ssl
+import sys
+from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery import Celery, Task
@@ -16,11 +20,18 @@ QUORUM = [Queue("q", TOPIC, routing_key="q", queue_arguments={"x-queue-type": "q
 CLASSIC = [Queue("q", TOPIC, routing_key="q")]
 DIRECT = [Queue("q", Exchange("d"), routing_key="q", queue_arguments={"x-queue-type": "quorum"})]
 TWO = [*QUORUM, Queue("r", TOPIC, routing_key="r", queue_arguments={"x-queue-type": "quorum"})]
-RABBIT: dict[str, Any] = {"broker_url": "amqp://a//;amqp://b//;amqp://c//", "task_queues": QUORUM}
+RABBIT: dict[str, Any] = {
+    "broker_url": "amqp://a//;amqp://b//;amqp://c//",
+    "task_queues": QUORUM,
+    "task_default_queue": "q",
+}
 REDIS: dict[str, Any] = {"broker_url": "redis://a"}
 CONFIRMED = {"broker_transport_options": {"confirm_publish": True}}
 STORE = {"result_backend": "redis://localhost"}
 SENTINEL = {"result_backend": "sentinel://a:1;sentinel://b:1;sentinel://c:1"}
+MASTER = {"master_name": "m"}
+REDIS_SENTINEL = {"broker_url": "sentinel://a:1;sentinel://b:1;sentinel://c:1"}
+EXPIRING = [Queue("q", TOPIC, routing_key="q", queue_arguments={"x-queue-type": "quorum", "x-message-ttl": 60000})]
 SCHEDULE = {"beat_schedule": {"tick": {"task": "t", "schedule": 1.0}}}
 REDBEAT = {**SCHEDULE, "beat_scheduler": "redbeat.RedBeatScheduler"}
 ALWAYS = {"result_backend_always_retry": True, "result_backend_max_retries": 60}
@@ -41,6 +52,15 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF113", RABBIT | {"task_default_delivery_mode": "transient"}, RABBIT),
     ("HF114", RABBIT, RABBIT | {"broker_transport_options": {"socket_settings": {18: 15000}}}),
     ("HF115", RABBIT | {"task_send_sent_event": True}, RABBIT),
+    ("HF116", RABBIT | {"task_create_missing_queues": False, "task_routes": {"a.*": "mail"}}, RABBIT),
+    (
+        "HF117",
+        RABBIT | {"broker_use_ssl": {"cert_reqs": ssl.CERT_NONE}},
+        RABBIT | {"broker_use_ssl": {"ca_certs": "c"}},
+    ),
+    ("HF118", {"task_always_eager": True}, {}),
+    ("HF119", {"broker_url": "memory://"}, RABBIT),
+    ("HF120", {"broker_url": "sqs://"}, RABBIT),
     ("HF201", {}, {"task_acks_late": True}),
     ("HF202", {"task_acks_late": True}, {"task_reject_on_worker_lost": True}),
     ("HF203", RABBIT, RABBIT | {"task_acks_on_failure": False}),
@@ -63,6 +83,9 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF220", {"accept_content": ["json", "pickle"]}, {"accept_content": ["json"]}),
     ("HF221", RABBIT, RABBIT | {"worker_consumer": "holdfast.consumer:Consumer"}),
     ("HF222", RABBIT, REDIS),
+    ("HF223", {"worker_pool": "threads", "task_time_limit": 60}, {"worker_pool": "prefork", "task_time_limit": 60}),
+    ("HF224", RABBIT | {"worker_detect_quorum_queues": False}, RABBIT),
+    ("HF225", RABBIT | {"task_queues": EXPIRING}, RABBIT),
     ("HF301", STORE, STORE | ALWAYS),
     ("HF302", STORE | {"result_backend_always_retry": True, "result_backend_max_retries": math.inf}, STORE | ALWAYS),
     ("HF304", STORE, STORE | {"redis_socket_timeout": 5}),
@@ -73,17 +96,24 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF309", STORE, {"result_backend": "holdfast.results:DurableSentinelBackend+sentinel://a:1"}),
     ("HF310", {"result_backend": "rpc://"}, STORE),
     ("HF311", STORE, STORE | {"result_chord_join_timeout": 30}),
+    ("HF312", SENTINEL, SENTINEL | {"result_backend_transport_options": MASTER}),
+    ("HF313", STORE | {"redis_backend_use_ssl": {"ssl_cert_reqs": "none"}}, STORE),
+    ("HF314", {"result_backend": "cache+memory://"}, STORE),
     ("HF401", SCHEDULE, REDBEAT),
     ("HF402", REDBEAT, REDBEAT | {"redbeat_lock_timeout": 30}),
     ("HF403", REDBEAT | {"redbeat_lock_timeout": 30, "beat_max_loop_interval": 20}, REDBEAT),
     ("HF404", REDBEAT, SCHEDULE | {"beat_scheduler": "holdfast.beat:Scheduler"}),
     ("HF405", {"beat_schedule": {"t": {"task": "t", "schedule": 0.05}}}, {"beat_schedule": {"t": {"schedule": 0.25}}}),
+    ("HF407", REDBEAT | {"beat_schedule": {"tick": {"task": "t", "schedule": 1.0, "args": (uuid4(),)}}}, REDBEAT),
     ("HF501", REDIS, RABBIT),
     ("HF502", REDIS | {"task_time_limit": 3600}, REDIS | {"task_time_limit": 60}),
     ("HF503", REDIS, REDIS | {"broker_transport_options": {"socket_timeout": 5}}),
     ("HF504", REDIS, {"broker_url": "sentinel://a:26379"}),
+    ("HF505", REDIS_SENTINEL, REDIS_SENTINEL | {"broker_transport_options": MASTER}),
+    ("HF506", {"broker_url": "sentinel://a:26379"}, REDIS_SENTINEL),
+    ("HF702", {"worker_prefetch_multiplier": "1"}, {"worker_prefetch_multiplier": 1}),
 ]
-SHOWN_ELSEWHERE = {"HF303", "HF701"}  # wrong packages: tests below
+SHOWN_ELSEWHERE = {"HF303", "HF406", "HF701"}  # installed packages: tests below
 
 
 def application(settings: dict[str, Any]) -> Celery:
@@ -140,6 +170,12 @@ def test_a_backend_without_connection_errors_lacks_the_extra() -> None:
     assert "HF303" not in {one.rule.id[:5] for one in examine(app)}
     app.backend.connection_errors = ()
     assert "HF303" in {one.rule.id[:5] for one in examine(app)}
+
+
+def test_rows_of_django_celery_beat_that_no_scheduler_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "django_celery_beat.models", ModuleType("django_celery_beat.models"))
+    assert "HF406" in found(REDBEAT)
+    assert "HF406" not in found({"beat_scheduler": "django_celery_beat.schedulers:DatabaseScheduler"})
 
 
 def test_old_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,19 @@ import os
 import subprocess
 import sys
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery, beat
 from celery.contrib.testing.worker import start_worker
+from celery.local import Proxy
 from celery.signals import beat_init
 from kombu import Exchange, Queue
 
 from holdfast import routing, startup
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ENVIRONMENT = {
     "HOLDFAST_BROKER_URL": "amqp://app:secret@192.0.2.11:5672/holdfast",
@@ -59,25 +64,115 @@ def test_a_newer_version_is_taken(monkeypatch: pytest.MonkeyPatch, found: str) -
     startup.check_versions()
 
 
-def test_a_queue_that_lives_on_one_node_is_refused() -> None:
-    app = Celery("test", broker="amqp://192.0.2.1")
-    app.conf.task_queues = [Queue("mail", Exchange("tasks", type="topic"), routing_key="mail")]
-    with pytest.raises(startup.StartupError, match="'mail' is not described as a quorum queue"):
-        startup.check_app(app)
+SAFE: dict[str, Any] = {
+    "broker_url": "amqp://192.0.2.1",
+    "broker_transport_options": {"confirm_publish": True},
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "broker_native_delayed_delivery_queue_type": "quorum",
+    "task_queues": routing.queues(("mail",)),
+    "task_default_queue": "mail",
+}
+CLASSIC = [Queue("mail", Exchange("tasks", type="topic"), routing_key="mail")]
+DIRECT = [Queue("mail", Exchange("mail"), "mail", queue_arguments={"x-queue-type": "quorum"})]
 
 
-def test_a_direct_exchange_is_refused() -> None:
-    app = Celery("test", broker="amqp://192.0.2.1")
-    arguments = {"x-queue-type": "quorum"}
-    app.conf.task_queues = [Queue("mail", Exchange("mail", type="direct"), "mail", queue_arguments=arguments)]
-    with pytest.raises(startup.StartupError, match="'mail' is bound to a direct exchange"):
-        startup.check_app(app)
+def application(**changes: Any) -> Celery:
+    app = Celery("test", set_as_current=False)
+    app.conf.update(SAFE | changes)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"task_queues": CLASSIC}, "HF209-quorum-queues: not quorum queues: mail"),
+        ({"task_queues": DIRECT}, "HF210-direct-exchange: on a direct exchange: mail"),
+        ({"task_acks_late": False}, "HF201-acks-late: task_acks_late is off"),
+        ({"task_routes": {"a": {"queue": "typo"}}}, "HF209-quorum-queues: made as classic queues on first use: typo"),
+    ],
+)
+def test_a_fatal_finding_is_refused_until_the_environment_allows_it(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(SystemExit, match=rule) as refusal:
+        startup.refuse(application(**changes))
+
+    monkeypatch.setenv(startup.OPT_OUT, str(refusal.value).rpartition(f"{startup.OPT_OUT}=")[2])
+    startup.refuse(application(**changes))
 
 
 def test_queues_of_the_routing_module_are_taken() -> None:
-    app = Celery("test", broker="amqp://192.0.2.1")
-    app.conf.task_queues = routing.queues(("mail",))
-    startup.check_app(app)
+    startup.refuse(application())
+
+
+def test_a_fatal_rule_that_cannot_judge_refuses_and_hides_no_other() -> None:
+    unreadable = {"task_routes": [3], "task_acks_late": False}
+    with pytest.raises(SystemExit) as refusal:
+        startup.refuse(application(**unreadable))
+
+    text = str(refusal.value)
+    assert "HF111-route-by-key: could not judge: task_routes has 3" in text
+    assert "HF201-acks-late: task_acks_late is off" in text
+    assert f"{startup.OPT_OUT}=" in text
+
+
+def test_a_warning_rule_that_cannot_judge_stops_no_worker() -> None:
+    startup.refuse(application(worker_prefetch_multiplier="many"))
+
+
+BROKEN_RULE = """
+from celery import Celery
+from holdfast import doctor, startup
+from holdfast.doctor.rules import settings_rules
+app = Celery("test", broker="memory://", backend="cache+memory://")
+app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
+
+@settings_rules("HF299-broken", doctor.Severity.FATAL, loss="", fix="")
+def broken(_):
+    raise {error}
+
+startup.install(app)
+{start}
+"""
+STARTS = {
+    "worker": "app.worker_main(['worker', '--pool=solo'])",
+    "beat": "app.start(['beat', '--schedule={folder}/schedule', '--pidfile='])",
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
+@pytest.mark.parametrize("error", ["ZeroDivisionError('crash')", "SystemExit(0)"])
+def test_a_rule_that_crashes_does_not_open_the_gate(tmp_path: Path, start: str, error: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN_RULE.format(error=error, start=start.format(folder=tmp_path))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "holdfast refuses to start:" in done.stderr
+    assert "HF299-broken: could not judge" in done.stderr
+
+
+def test_a_gate_that_breaks_as_a_whole_stays_closed() -> None:
+    app = Celery("broken", set_as_current=False)
+
+    def fails(_: Celery) -> None:
+        raise ValueError("no verdict")
+
+    startup.at_start(app, fails)
+    with pytest.raises(SystemExit, match="its check failed: ValueError: no verdict"):
+        beat_init.send(sender=beat.Service(app))
+
+
+def test_an_application_behind_a_proxy_is_checked() -> None:
+    app = Celery("behind", set_as_current=False)
+    checked: list[Celery] = []
+    startup.at_start(app, checked.append)
+    beat_init.send(sender=beat.Service(Proxy(lambda: app)))
+    assert checked == [app]
 
 
 def test_a_worker_or_beat_checks_its_own_application_only() -> None:

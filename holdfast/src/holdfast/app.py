@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from holdfast import consumer, logs, publisher, request, startup, tracing
-from holdfast.doctor import startup as doctor
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -38,7 +37,6 @@ def install(app: Celery) -> Celery:
     publisher.install(app)
     consumer.install(app)
     request.install(app)
-    doctor.install(app)
     logs.install()
     tracing.install(app)
     _installed.add(app)

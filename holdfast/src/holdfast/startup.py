@@ -1,22 +1,21 @@
-"""Refuses to start a deployment that looks right and is not: wrong versions, a missing extra, queues that can lose."""
+"""The start gate: a worker or beat whose settings have a fatal finding does not start. The doctor alone judges."""
 
 from __future__ import annotations
 
-from importlib import metadata
+import os
 from typing import TYPE_CHECKING, Any
 
 from celery.signals import beat_init, worker_init
+
+from holdfast import doctor
+from holdfast.doctor import Severity, State, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery import Celery
 
-MINIMUM = {
-    "celery": (5, 7),  # reconnects, and the queues that RabbitMQ 4.3 still allows (celery#10290)
-    "kombu": (5, 7),  # per-consumer prefetch on RabbitMQ 4.3, delay prefix that does not grow (kombu#2237)
-    "amqp": (5, 4, 2),  # confirm_timeout
-}
+OPT_OUT = "HOLDFAST_ALLOW_UNSAFE"
 
 
 class StartupError(RuntimeError):
@@ -27,39 +26,31 @@ def check_versions() -> None:
     """Check that the installed Celery, kombu and py-amqp are recent enough.
 
     Raises:
-        StartupError: one is older than :data:`MINIMUM`.
+        StartupError: one is older than :data:`holdfast.doctor.versions.MINIMUM`.
     """
-    for package, minimum in MINIMUM.items():
-        found = metadata.version(package)
-        if tuple(int(part) for part in found.split(".")[: len(minimum)] if part.isdecimal()) < minimum:
-            wanted = ".".join(map(str, minimum))
-            raise StartupError(f"{package} {found} is installed, {wanted} or newer is needed: install the lock file.")
+    old = versions.outdated()
+    if old:
+        raise StartupError(f"{'; '.join(old)}: install the lock file.")
 
 
-def check_app(app: Celery) -> None:
-    """Check what only the loaded application shows: the result backend's error classes and the kinds of its queues.
+def refuse(app: Celery) -> None:
+    """Look at the settings; no server is asked. A fatal rule that cannot judge refuses like one that finds something.
 
     Raises:
-        StartupError: a result write would never be retried, or a queue can lose messages.
+        SystemExit: a fatal rule does not pass and :data:`OPT_OUT` does not name it.
     """
-    if OSError not in getattr(app.backend, "connection_errors", (OSError,)):
-        raise StartupError(
-            "The Redis result backend takes no lost connection for one, so it would never retry a write: the package "
-            '"packaging" is missing (kombu#2524). Install celery with its redis extra: pip install "celery[redis]".'
-        )
-    if app.connection_for_write().transport.driver_type != "amqp":
-        return
-    for name, queue in app.amqp.queues.items():
-        if (queue.queue_arguments or {}).get("x-queue-type") != "quorum":
-            raise StartupError(
-                f"Queue {name!r} is not described as a quorum queue, so it lives on one node and dies with it. Use "
-                f'holdfast.routing.queues(("{name}",)).'
-            )
-        if queue.exchange.type == "direct":
-            raise StartupError(
-                f"Queue {name!r} is bound to a direct exchange, so a countdown would wait in a worker's memory. Use "
-                f'holdfast.routing.queues(("{name}",)).'
-            )
+    allowed = {name.strip() for name in os.environ.get(OPT_OUT, "").split(",")}
+    findings = doctor.examine(app, lambda rule: rule.severity is Severity.FATAL)
+    stopping = [one for one in findings if not {one.rule.id, one.rule.number} & allowed]
+    if stopping:
+        lines = [
+            f"  {one.rule.id}: {one.found}. {one.rule.loss}. Fix: {one.rule.fix}"
+            if one.state is State.FOUND
+            else f"  {one.rule.id}: {one.state.value}: {one.found}"
+            for one in stopping
+        ]
+        names = ",".join(sorted({one.rule.number for one in stopping}))
+        raise SystemExit("\n".join(["holdfast refuses to start:", *lines, f"To start all the same: {OPT_OUT}={names}"]))
 
 
 def at_start(app: Celery, check: Callable[[Celery], None]) -> None:
@@ -67,26 +58,28 @@ def at_start(app: Celery, check: Callable[[Celery], None]) -> None:
 
     Args:
         app: the application.
-        check: is called with it; only a ``SystemExit`` keeps the process from starting, for Celery logs any other
-            exception of a signal's receiver and goes on.
+        check: is called with it. Celery logs an exception of a signal's receiver and goes on, all but ``SystemExit``:
+            so whatever else the check raises ends the process, too.
     """
 
     def started(sender: Any, **_: object) -> None:
-        if sender.app is app:
-            check(app)
+        try:
+            if _unwrapped(sender.app) is _unwrapped(app):
+                check(app)
+        except Exception as error:  # a gate that breaks stays closed
+            raise SystemExit(f"holdfast refuses to start: its check failed: {type(error).__name__}: {error}") from error
 
     worker_init.connect(started, weak=False)
     beat_init.connect(started, weak=False)
 
 
+def _unwrapped(app: Any) -> Any:
+    """Return the application behind a proxy such as ``celery.current_app``."""
+    unwrap = getattr(app, "_get_current_object", None)
+    return unwrap() if callable(unwrap) else app
+
+
 def install(app: Celery) -> None:
-    """Check the versions now, the application when a worker or beat of it starts; a failed check ends the process."""
+    """Check the versions now, the settings when a worker or beat of the application starts."""
     check_versions()
-
-    def check(app: Celery) -> None:
-        try:
-            check_app(app)
-        except StartupError as error:
-            raise SystemExit(f"holdfast: {error}") from error
-
-    at_start(app, check)
+    at_start(app, refuse)

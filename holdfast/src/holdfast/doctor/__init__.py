@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
-from holdfast.doctor import consume, publish, redis_broker, results, schedule, versions  # noqa: F401 - they register their rules
-from holdfast.doctor.rules import Finding, Rule, Severity, all_rules, examine
+from typing import TYPE_CHECKING
 
-__all__ = ["Finding", "Rule", "Severity", "all_rules", "examine"]
+from holdfast.doctor import (  # noqa: F401 - they register their rules
+    consume,
+    publish,
+    queues,
+    redis_broker,
+    results,
+    schedule,
+    versions,
+)
+from holdfast.doctor.rules import Finding, Rule, Severity, State, settings_rules
+from holdfast.doctor.subject import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+
+__all__ = ["Finding", "Rule", "Severity", "State", "all_rules", "examine"]
+
+
+def all_rules() -> list[Rule]:
+    """Return every rule on the settings of an application, by id."""
+    return list(settings_rules)
+
+
+def examine(app: Celery, only: Callable[[Rule], bool] = lambda _: True) -> Iterator[Finding]:
+    """Look at the settings of an application; no server is asked.
+
+    Args:
+        app: any Celery application, its task modules imported.
+        only: chooses rules; by default all are asked.
+    """
+    return settings_rules.examine(Subject(app), only)

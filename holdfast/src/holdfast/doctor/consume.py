@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from holdfast.doctor.rules import Severity, rule
+from holdfast.doctor.rules import Severity
+from holdfast.doctor.rules import settings_rules as rule
+from holdfast.doctor.subject import as_number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from holdfast.doctor.subject import Subject
 
 
-def _names(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def names(found: Iterable[str]) -> str:
+    """Name the first three and say how many more there are."""
+    every = sorted(found)
+    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
 
 
 @rule(
@@ -22,10 +28,10 @@ def _names(names: list[str]) -> str:
     see="celery#2236",
 )
 def acks_late(subject: Subject) -> str | None:
-    if not subject.get("task_acks_late") and not (subject.tasks and all(task.acks_late for task in subject.tasks)):
+    early = [task.name for task in subject.tasks if not task.acks_late]
+    if not subject.get("task_acks_late") and (early or not subject.tasks):
         return "task_acks_late is off"
-    early = subject.tasks_with("acks_late", False)
-    return f"acks_late is off for {_names(early)}" if early else None
+    return f"acks_late is off for {names(early)}" if early else None
 
 
 @rule(
@@ -36,8 +42,16 @@ def acks_late(subject: Subject) -> str | None:
     see="celery#9082",
 )
 def worker_lost(subject: Subject) -> str | None:
-    kept = subject.get("task_reject_on_worker_lost") or subject.get("task_retry_on_worker_lost")
-    return None if kept else "neither task_reject_on_worker_lost nor task_retry_on_worker_lost is on"
+    settings = ("task_reject_on_worker_lost", "task_retry_on_worker_lost")
+    if not any(subject.get(name) for name in settings):
+        lost = [task.name for task in subject.tasks if not _kept(task)]
+        return f"neither {' nor '.join(settings)} is on" if lost or not subject.tasks else None
+    off = [task.name for task in subject.tasks if not _kept(task)]
+    return f"reject_on_worker_lost is off for {names(off)}" if off else None
+
+
+def _kept(task: Any) -> bool:
+    return bool(getattr(task, "reject_on_worker_lost", None) or getattr(task, "retry_on_worker_lost", None))
 
 
 @rule(
@@ -59,8 +73,10 @@ def acks_on_failure(subject: Subject) -> str | None:
     fix="worker_prefetch_multiplier = 1",
 )
 def prefetch(subject: Subject) -> str | None:
-    value = subject.get("worker_prefetch_multiplier")
-    return None if value == 1 else f"worker_prefetch_multiplier is {value}" + (" (without limit)" if not value else "")
+    value = subject.number("worker_prefetch_multiplier", 4)
+    if value == 1:
+        return None
+    return f"worker_prefetch_multiplier is {value:g}" + (" (without limit)" if not value else "")
 
 
 @rule(
@@ -71,7 +87,7 @@ def prefetch(subject: Subject) -> str | None:
     see="celery#6760",
 )
 def time_limit(subject: Subject) -> str | None:
-    if subject.get("task_time_limit") is None and not (subject.tasks and all(t.time_limit for t in subject.tasks)):
+    if subject.number("task_time_limit") is None and not (subject.tasks and all(t.time_limit for t in subject.tasks)):
         return "tasks without a hard time limit"
     return None
 
@@ -82,9 +98,20 @@ def time_limit(subject: Subject) -> str | None:
     loss="the soft limit never comes: a task is killed without the chance to clean up or retry",
     fix="task_soft_time_limit below task_time_limit",
 )
-def soft_limit_order(subject: Subject) -> str | None:
-    soft, hard = subject.get("task_soft_time_limit"), subject.get("task_time_limit")
-    return f"soft limit {soft} s, hard limit {hard} s" if soft and hard and soft >= hard else None
+def soft_limit_order(subject: Subject) -> list[str]:
+    general = (subject.number("task_soft_time_limit"), subject.number("task_time_limit"))
+    found = [f"soft limit {general[0]:g} s, hard limit {general[1]:g} s"] if _never_soft(*general) else []
+    for task in subject.tasks:
+        own = [
+            as_number(getattr(task, name, None), f"{name} of {task.name}") for name in ("soft_time_limit", "time_limit")
+        ]
+        if tuple(own) != general and _never_soft(*own):
+            found.append(f"{task.name}: soft limit {own[0]:g} s, hard limit {own[1]:g} s")
+    return found
+
+
+def _never_soft(soft: float | None, hard: float | None) -> bool:
+    return bool(soft and hard and soft >= hard)
 
 
 @rule(
@@ -95,9 +122,8 @@ def soft_limit_order(subject: Subject) -> str | None:
     see="celery#6760",
 )
 def channel_errors(subject: Subject) -> str | None:
-    return (
-        None if not subject.amqp or subject.get("broker_channel_error_retry") else "broker_channel_error_retry is off"
-    )
+    off = subject.amqp and not subject.get("broker_channel_error_retry")
+    return "broker_channel_error_retry is off" if off else None
 
 
 @rule(
@@ -107,50 +133,10 @@ def channel_errors(subject: Subject) -> str | None:
     fix="broker_connection_max_retries = None",
 )
 def gives_up(subject: Subject) -> str | None:
-    limit = subject.get("broker_connection_max_retries")
+    limit = subject.number("broker_connection_max_retries")
     if not subject.get("broker_connection_retry"):
         return "broker_connection_retry is off"
-    return None if limit in (None, 0) else f"broker_connection_max_retries is {limit}"
-
-
-@rule(
-    "HF209-quorum-queues",
-    Severity.FATAL,
-    loss="a classic queue lives on one node: unreachable while that is down, lost with its disk",
-    fix='Queue(..., queue_arguments={"x-queue-type": "quorum"}), or holdfast.routing.queues(...)',
-)
-def quorum_queues(subject: Subject) -> str | None:
-    if not subject.amqp:
-        return None
-    default = subject.get("task_default_queue_type")
-    classic = sorted(
-        name for name, queue in subject.queues.items()
-        if (queue.queue_arguments or {}).get("x-queue-type", default) not in ("quorum", "stream")
-    )  # fmt: skip
-    return f"not quorum queues: {_names(classic)}" if classic else None
-
-
-@rule(
-    "HF210-direct-exchange",
-    Severity.WARNING,
-    loss="a countdown or delayed retry waits in a worker's memory: it blocks the worker and counts against the limit",
-    fix='task_default_exchange_type = "topic" and a topic exchange for every queue',
-    see="celery#9960",
-)
-def direct_exchange(subject: Subject) -> str | None:
-    direct = sorted(name for name, queue in subject.queues.items() if queue.exchange.type == "direct")
-    return f"on a direct exchange: {_names(direct)}" if subject.amqp and direct else None
-
-
-@rule(
-    "HF211-delay-queue-type",
-    Severity.FATAL,
-    loss="delayed tasks wait in classic queues: lost with one node, and dropped when their target is missing",
-    fix='broker_native_delayed_delivery_queue_type = "quorum"',
-)
-def delay_queue_type(subject: Subject) -> str | None:
-    kind = subject.get("broker_native_delayed_delivery_queue_type")
-    return f"the delay queues are {kind}" if subject.amqp and kind != "quorum" else None
+    return f"broker_connection_max_retries is {limit:g}" if limit else None
 
 
 @rule(
@@ -161,10 +147,10 @@ def delay_queue_type(subject: Subject) -> str | None:
     see="celery#3430",
 )
 def heartbeat(subject: Subject) -> str | None:
-    value = subject.get("broker_heartbeat")
+    value = subject.number("broker_heartbeat")
     if not subject.amqp or (value and value <= 60):
         return None
-    return f"broker_heartbeat is {value} s" if value else "broker_heartbeat is off"
+    return f"broker_heartbeat is {value:g} s" if value else "broker_heartbeat is off"
 
 
 @rule(
@@ -174,10 +160,8 @@ def heartbeat(subject: Subject) -> str | None:
     fix="task_track_started = False, or the result backend of holdfast.results",
 )
 def track_started(subject: Subject) -> str | None:
-    safe = subject.durable_results or subject.get("result_backend_always_retry")
-    return (
-        "task_track_started is on" if subject.get("task_track_started") and subject.redis_results and not safe else None
-    )
+    on = subject.get("task_track_started") and subject.redis_results
+    return "task_track_started is on" if on and not _reads_are_retried(subject) else None
 
 
 @rule(
@@ -187,9 +171,13 @@ def track_started(subject: Subject) -> str | None:
     fix="result_backend_always_retry = True, or the result backend of holdfast.results",
 )
 def deduplication(subject: Subject) -> str | None:
-    safe = subject.durable_results or subject.get("result_backend_always_retry")
     on = subject.get("worker_deduplicate_successful_tasks")
-    return "worker_deduplicate_successful_tasks without retried reads" if on and not safe else None
+    unsafe = on and not _reads_are_retried(subject)
+    return "worker_deduplicate_successful_tasks is on without retried reads" if unsafe else None
+
+
+def _reads_are_retried(subject: Subject) -> bool:
+    return bool(subject.durable_results or subject.get("result_backend_always_retry"))
 
 
 @rule(
@@ -199,8 +187,8 @@ def deduplication(subject: Subject) -> str | None:
     fix="worker_disable_rate_limits = True, and limit in the task or with a queue of its own",
 )
 def rate_limits(subject: Subject) -> str | None:
-    limited = sorted(task.name for task in subject.tasks if task.rate_limit)
-    return f"rate limits on {_names(limited)}" if limited and not subject.get("worker_disable_rate_limits") else None
+    limited = [task.name for task in subject.tasks if task.rate_limit]
+    return f"rate limits on {names(limited)}" if limited and not subject.get("worker_disable_rate_limits") else None
 
 
 @rule(
@@ -211,8 +199,9 @@ def rate_limits(subject: Subject) -> str | None:
     see="celery#8541",
 )
 def running_twins(subject: Subject) -> str | None:
+    late = subject.get("task_acks_late") or any(task.acks_late for task in subject.tasks)
     cancels = subject.get("worker_cancel_long_running_tasks_on_connection_loss")
-    return "tasks go on after their connection is lost" if subject.get("task_acks_late") and not cancels else None
+    return "tasks go on after their connection is lost" if late and not cancels else None
 
 
 @rule(
@@ -234,7 +223,7 @@ def exclusive_control_queue(subject: Subject) -> str | None:
     fix="worker_soft_shutdown_timeout = 15, with REMAP_SIGTERM=SIGQUIT in the worker's environment",
 )
 def hard_stop(subject: Subject) -> str | None:
-    return None if subject.get("worker_soft_shutdown_timeout") else "worker_soft_shutdown_timeout is 0"
+    return None if subject.number("worker_soft_shutdown_timeout") else "worker_soft_shutdown_timeout is 0"
 
 
 @rule(
@@ -244,7 +233,7 @@ def hard_stop(subject: Subject) -> str | None:
     fix="worker_soft_shutdown_timeout below twice broker_heartbeat",
 )
 def stop_outlasts_heartbeat(subject: Subject) -> str | None:
-    stop, beat = subject.get("worker_soft_shutdown_timeout") or 0, subject.get("broker_heartbeat") or 0
+    stop, beat = subject.number("worker_soft_shutdown_timeout") or 0, subject.number("broker_heartbeat") or 0
     return f"soft shutdown {stop:g} s, heartbeat {beat:g} s" if subject.amqp and beat and stop >= 2 * beat else None
 
 
@@ -255,9 +244,9 @@ def stop_outlasts_heartbeat(subject: Subject) -> str | None:
     fix='accept_content = ["json"]',
 )
 def pickle(subject: Subject) -> str | None:
-    dangerous = {"pickle", "application/x-python-serialize", "yaml"} & set(
-        map(str, subject.get("accept_content") or ())
-    )
+    accepted = subject.get("accept_content") or ()
+    texts = {accepted} if isinstance(accepted, str) else set(map(str, accepted))
+    dangerous = {"pickle", "application/x-python-serialize", "yaml", "application/x-yaml"} & texts
     return f"accept_content has {', '.join(sorted(dangerous))}" if dangerous else None
 
 
@@ -280,9 +269,44 @@ def undecodable(subject: Subject) -> str | None:
 def retry_drops(subject: Subject) -> str | None:
     if subject.durable_publisher and subject.durable_consumer:
         return None
+    stock = [task.name for task in subject.tasks if str(type(task).retry.__module__).startswith("celery.")]
+    return f"stock retry in {names(stock)}" if subject.amqp and stock else None
 
-    def is_stock(task: Any) -> bool:
-        return str(type(task).retry.__module__).startswith("celery.")
 
-    stock = sorted(task.name for task in subject.tasks if is_stock(task))
-    return f"stock retry in {_names(stock)}" if subject.amqp and stock else None
+UNLIMITED = {  # limits that a pool does not keep, although Celery accepts them
+    "threads": ("time_limit", "soft_time_limit"),
+    "solo": ("time_limit", "soft_time_limit"),
+    "eventlet": ("time_limit", "soft_time_limit"),
+    "gevent": ("soft_time_limit",),
+}
+POOL_CLASSES = {
+    "celery.concurrency.thread.TaskPool": "threads",
+    "celery.concurrency.solo.TaskPool": "solo",
+    "celery.concurrency.eventlet.TaskPool": "eventlet",
+    "celery.concurrency.gevent.TaskPool": "gevent",
+}
+
+
+@rule(
+    "HF223-limits-without-effect",
+    Severity.WARNING,
+    loss="the limit does nothing in this pool: a task that hangs is never stopped",
+    fix='worker_pool = "prefork" for tasks with limits, or a timeout inside the task (of its HTTP or database client)',
+)
+def limits_without_effect(subject: Subject) -> str | None:
+    return ignored_limits(subject, str(subject.get("worker_pool") or "prefork"))
+
+
+def ignored_limits(subject: Subject, pool: str) -> str | None:
+    """Say which time limits of an application a pool ignores, None when it keeps all that are set.
+
+    Args:
+        subject: the application.
+        pool: as for ``celery worker --pool``; a class's path counts by its name.
+    """
+    pool = POOL_CLASSES.get(pool.replace(":", "."), pool)
+    limits = UNLIMITED.get(pool, ())
+    found = [f"task_{limit}" for limit in limits if subject.get(f"task_{limit}")]
+    found += [f"{limit} of {task.name}" for limit in limits for task in subject.tasks
+              if getattr(task, limit, None) and not subject.get(f"task_{limit}")]  # fmt: skip
+    return f"the pool is {pool}, which ignores {names(found)}" if found else None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from holdfast.doctor.rules import Severity, rule
+from holdfast.doctor.consume import names
+from holdfast.doctor.rules import Severity
+from holdfast.doctor.rules import settings_rules as rule
+from holdfast.doctor.subject import as_number
 
 if TYPE_CHECKING:
     from holdfast.doctor.subject import Subject
@@ -57,11 +60,11 @@ def confirm_timeout_ignored(subject: Subject) -> str | None:
     see="celery#9149",
 )
 def mandatory(subject: Subject) -> str | None:
-    if not subject.amqp or subject.durable_publisher or any(callable(route) for route in subject.routes):
+    if not subject.amqp or subject.durable_publisher or any(route.options is None for route in subject.routes):
         return None
     missing = [task.name for task in subject.tasks if not getattr(task, "mandatory", None)]
     if missing or not subject.tasks:
-        return f"unroutable publishes go unnoticed ({', '.join(sorted(missing)[:3]) or 'every task'})"
+        return f"unroutable publishes go unnoticed ({names(missing) or 'every task'})"
     return None
 
 
@@ -72,7 +75,10 @@ def mandatory(subject: Subject) -> str | None:
     fix='broker_url = "amqp://node1/;amqp://node2/;amqp://node3/"',
 )
 def one_broker(subject: Subject) -> str | None:
-    return "one broker address" if subject.amqp and len(subject.broker_urls) == 1 else None
+    alone = subject.amqp and any(
+        len({one.place for one in way}) == 1 for way in (subject.write_brokers, subject.read_brokers)
+    )
+    return "one broker address" if alone else None
 
 
 @rule(
@@ -93,10 +99,13 @@ def publish_retry_off(subject: Subject) -> str | None:
     see="celery#4296",
 )
 def publish_retry_endless(subject: Subject) -> str | None:
-    policy = subject.get("task_publish_retry_policy") or {}
+    policy = subject.mapping("task_publish_retry_policy")
     if not subject.durable_publisher and "max_retries" in policy and policy["max_retries"] is None:
         return "task_publish_retry_policy has no max_retries"
     return None
+
+
+RETRY_DEFAULTS = {"start": 0, "step": 0.2, "max": 0.2}  # seconds, of kombu's retry_over_time as Celery calls it
 
 
 @rule(
@@ -106,12 +115,15 @@ def publish_retry_endless(subject: Subject) -> str | None:
     fix='task_publish_retry_policy = {"max_retries": 8, "interval_step": 0.5, "interval_max": 3}',
 )
 def publish_retry_short(subject: Subject) -> str | None:
-    policy = subject.get("task_publish_retry_policy") or {}
-    tries = policy.get("max_retries")
+    policy = subject.mapping("task_publish_retry_policy")
+    tries = as_number(policy.get("max_retries", 3), "max_retries of task_publish_retry_policy")
     if subject.durable_publisher or tries is None:
         return None
-    start, step, most = (float(policy.get(f"interval_{name}", 0)) for name in ("start", "step", "max"))
-    patience = sum(min(start + step * number, most) for number in range(tries))
+    start, step, most = (
+        as_number(policy.get(f"interval_{name}"), f"interval_{name} of task_publish_retry_policy", default) or 0
+        for name, default in RETRY_DEFAULTS.items()
+    )
+    patience = sum(min(start + step * number, most) for number in range(min(int(tries), 1000)))
     return f"retries end after {patience:.1f} s" if patience < 5 else None
 
 
@@ -128,16 +140,6 @@ def pool_wait(subject: Subject) -> str | None:
 
 
 @rule(
-    "HF110-missing-queues-made",
-    Severity.WARNING,
-    loss="a typing error in a queue's name makes a queue that nobody reads: its tasks never run",
-    fix="task_create_missing_queues = False",
-)
-def missing_queues_made(subject: Subject) -> str | None:
-    return "task_create_missing_queues is on" if subject.get("task_create_missing_queues") else None
-
-
-@rule(
     "HF111-route-by-key",
     Severity.FATAL,
     loss="a countdown raises KeyError, and every delayed retry is rejected instead: the task is gone",
@@ -146,12 +148,9 @@ def missing_queues_made(subject: Subject) -> str | None:
 )
 def route_by_key(subject: Subject) -> str | None:
     wrong = [
-        f"{pattern}: {options}"
-        for route in subject.routes
-        if isinstance(route, dict)
-        for pattern, options in route.items()
-        if isinstance(options, dict) and "queue" not in options and "exchange_type" not in options
-        and {"routing_key", "exchange"} & options.keys()
+        f"{route.pattern}: {route.options}" for route in subject.routes
+        if route.options and not route.queue and "exchange_type" not in route.options
+        and {"routing_key", "exchange"} & route.options.keys()
     ]  # fmt: skip
     return f"task_routes without a queue ({'; '.join(wrong)})" if subject.amqp and wrong else None
 
@@ -163,8 +162,8 @@ def route_by_key(subject: Subject) -> str | None:
     fix="use a function such as holdfast.routing.Router, which leaves a message that has a target alone",
 )
 def route_of_retries(subject: Subject) -> str | None:
-    wild = [route["*"] for route in subject.routes if isinstance(route, dict) and "queue" in (route.get("*") or {})]
-    return f'task_routes sends "*" to {wild[0]["queue"]}' if subject.amqp and wild and len(subject.queues) > 1 else None
+    wild = [route.queue for route in subject.routes if route.pattern == "*" and route.queue]
+    return f'task_routes sends "*" to {wild[0]}' if subject.amqp and wild and len(subject.queues) > 1 else None
 
 
 @rule(
@@ -185,7 +184,8 @@ def transient_messages(subject: Subject) -> str | None:
     fix='broker_transport_options = {"socket_settings": {socket.TCP_USER_TIMEOUT: 15000}, ...}',
 )
 def user_timeout(subject: Subject) -> str | None:
-    if subject.amqp and 18 not in (subject.transport.get("socket_settings") or {}):  # 18: TCP_USER_TIMEOUT on Linux
+    given = subject.transport.get("socket_settings") or {}
+    if subject.amqp and not {18, "TCP_USER_TIMEOUT"} & set(given):  # 18: its number on Linux
         return "TCP_USER_TIMEOUT is py-amqp's own, 1000 ms"
     return None
 
@@ -200,3 +200,73 @@ def sent_events(subject: Subject) -> str | None:
     if subject.amqp and subject.get("task_send_sent_event") and not subject.durable_publisher:
         return "task_send_sent_event is on"
     return None
+
+
+@rule(
+    "HF117-unverified-tls",
+    Severity.WARNING,
+    loss="whoever is on the way can read and change tasks, or answer in the broker's place",
+    fix='broker_use_ssl = {"ca_certs": "/path/ca.pem", "cert_reqs": ssl.CERT_REQUIRED} (ssl_ca_certs and ssl_cert_reqs'
+    " for Redis)",
+)
+def unverified_tls(subject: Subject) -> list[str]:
+    given = subject.get("broker_use_ssl")
+    options = dict(given) if isinstance(given, dict) else {}
+    found = [f"broker_use_ssl has {text}" for text in unverified(options)]
+    for address in {one.place: one for one in (*subject.write_brokers, *subject.read_brokers)}.values():
+        found += [f"the URL of {address.place} has {text}" for text in unverified(address.options)]
+        if address.scheme in ("rediss", "valkeys") and not given and not {"ssl_cert_reqs"} & address.options.keys():
+            found.append(f"{address.scheme}://{address.place} without ssl_cert_reqs, which kombu takes for CERT_NONE")
+    return found
+
+
+def unverified(options: dict[str, Any]) -> list[str]:
+    """Return the TLS options under which a certificate is not checked, as text.
+
+    Args:
+        options: of ``broker_use_ssl`` or ``redis_backend_use_ssl``, or what stands behind a URL's question mark.
+    """
+    found = []
+    for name in ("cert_reqs", "ssl_cert_reqs"):
+        value = options.get(name)
+        if value is not None and str(value).rpartition(".")[2].lower().replace("cert_", "") in (
+            "none",
+            "0",
+            "optional",
+            "1",
+        ):
+            found.append(f"{name} {value}")
+    names_off = ("check_hostname", "ssl_check_hostname")
+    off = {name: options[name] for name in names_off if str(options.get(name)).lower() in ("false", "0", "no")}
+    found += [f"{name} {value}" for name, value in off.items()]
+    return found
+
+
+@rule(
+    "HF118-always-eager",
+    Severity.WARNING,
+    loss="delay() runs the task in the caller: nothing reaches a broker, and nothing survives the process",
+    fix="task_always_eager = False outside tests",
+)
+def always_eager(subject: Subject) -> str | None:
+    return "task_always_eager is on" if subject.get("task_always_eager") else None
+
+
+@rule(
+    "HF119-broker-in-memory",
+    Severity.WARNING,
+    loss="tasks live in one process or folder and end with it",
+    fix='broker_url = "amqp://node1/;amqp://node2/;amqp://node3/"',
+)
+def broker_in_memory(subject: Subject) -> str | None:
+    return f"the broker is {subject.write_brokers[0].scheme}" if subject.broker == "memory" else None
+
+
+@rule(
+    "HF120-unknown-broker",
+    Severity.ADVICE,
+    loss="no rule knows what this broker loses; only the rules that hold for every broker were asked",
+    fix="RabbitMQ with quorum queues, for which all of this was measured",
+)
+def unknown_broker(subject: Subject) -> str | None:
+    return None if subject.broker in ("amqp", "redis", "memory") else f"the broker is {subject.broker}"

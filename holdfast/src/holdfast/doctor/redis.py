@@ -1,75 +1,162 @@
-"""What the running Redis of the result store shows, with the application's own login."""
+"""What a running Redis shows, as result store or broker, to the application's own login or one that sees more."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from redis import Redis
-from redis.exceptions import NoPermissionError, ResponseError
-
-from holdfast.doctor.rules import Finding, Rule, Severity
+from holdfast.doctor.rules import NotAllowedError, Severity
+from holdfast.doctor.rules import redis_rules as rule
+from holdfast.doctor.versions import number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from holdfast.doctor.subject import Subject
 
 OLDEST = (7, 2)  # WAITAOF came with it
+SECONDS = 10  # that the server has for each answer
 
 
-def _rule(number: str, severity: Severity, loss: str, fix: str) -> Rule:
-    return Rule(number, severity, loss, fix, "", lambda _: None)
+class Store:
+    """A Redis primary that an application uses.
+
+    Args:
+        role: how messages name it: ``result store`` or ``broker``.
+        connect: returns a client.
+    """
+
+    def __init__(self, role: str, connect: Callable[[], Any]) -> None:
+        self.role = role
+        self._connect = connect
+        self._kept: dict[str, Any] = {}
+
+    def info(self, section: str) -> dict[str, Any]:
+        """Return a section of INFO.
+
+        Raises:
+            NotAllowedError: the login may not ask.
+            redis.exceptions.RedisError: the server does not answer.
+        """
+        found: dict[str, Any] = self._ask(section, lambda client: client.info(section))
+        return found
+
+    def configured(self, name: str) -> str | None:
+        """Return a value of the configuration, None when the server does not know the name; errors as for ``info``."""
+        found = self._ask(f"config {name}", lambda client: client.config_get(name).get(name))
+        return None if found is None else str(found)
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._connect()
+
+    def _ask(self, key: str, question: Callable[[Any], Any]) -> Any:
+        """Ask once; an error is kept like an answer, so that a server that is away is waited for once."""
+        from redis.exceptions import ConnectionError as AwayError  # noqa: PLC0415 - only for Redis
+        from redis.exceptions import NoPermissionError, ResponseError  # noqa: PLC0415 - as above
+
+        if "away" in self._kept:
+            raise self._kept["away"]
+        if key not in self._kept:
+            try:
+                self._kept[key] = question(self._client)
+            except (NoPermissionError, ResponseError) as error:
+                if isinstance(error, AwayError):
+                    raise
+                self._kept[key] = NotAllowedError(f"{self.role}: the login may not read this ({error})")
+            except Exception as error:
+                self._kept["away"] = error
+                raise
+        if isinstance(self._kept[key], Exception):
+            raise self._kept[key]
+        return self._kept[key]
 
 
-VERSION = _rule("HF901-redis-version", Severity.WARNING, "a write cannot be confirmed by WAITAOF", "Redis 8.0 or newer")
-NO_AOF = _rule(
-    "HF902-append-only", Severity.FATAL, "a restart loses every result since the last snapshot", "appendonly yes"
-)
-FSYNC = _rule("HF903-append-fsync", Severity.WARNING, "a power cut loses the last second", "appendfsync always")
-ALONE = _rule(
-    "HF904-min-replicas",
-    Severity.WARNING,
-    "a primary that is cut off takes writes that the next one never had",
-    "min-replicas-to-write 1, min-replicas-max-lag 10",
-)
-EVICTION = _rule(
-    "HF905-eviction", Severity.FATAL, "results and chords vanish when memory is full", "maxmemory-policy noeviction"
-)
-NO_REPLICA = _rule("HF906-no-replica", Severity.WARNING, "a failover has nowhere to go", "start the replicas")
-ALL = (VERSION, NO_AOF, FSYNC, ALONE, EVICTION, NO_REPLICA)
-CONFIGURED: dict[str, tuple[Rule, Callable[[str], bool]]] = {
-    "appendfsync": (FSYNC, lambda value: value == "always"),
-    "min-replicas-to-write": (ALONE, lambda value: int(value) >= 1),
-    "maxmemory-policy": (EVICTION, lambda value: value == "noeviction"),
-}
-
-
-def examine_redis(subject: Subject, url: str | None = None) -> Iterator[Finding | str]:
-    """Look at the primary; what the login may not read comes as a text that says so.
+def result_store(subject: Subject, url: str | None = None) -> Store:
+    """Return the result store of an application.
 
     Args:
         subject: the application.
         url: of the primary with a login that may read its configuration; by default the application's own.
-
-    Raises:
-        redis.exceptions.RedisError: the store does not answer.
     """
-    files = (subject.get("redis_backend_use_ssl") or {}) if url and url.startswith("rediss:") else {}
-    client: Any = Redis.from_url(url, decode_responses=True, **files) if url else subject.app.backend.client
-    server, replication = client.info("server"), client.info("replication")
-    version = str(server["redis_version"])
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-        yield Finding(VERSION, f"Redis {version}")
-    if replication.get("connected_slaves", 0) < 1:
-        yield Finding(NO_REPLICA, "no replica is connected")
-    persistence = client.info("persistence")
-    if not persistence.get("aof_enabled"):
-        yield Finding(NO_AOF, "aof_enabled is 0")
-    for name, (rule, fine) in CONFIGURED.items():
-        try:
-            value = client.config_get(name).get(name)
-        except (NoPermissionError, ResponseError) as error:
-            yield f"{rule.id}: the login may not read the configuration ({error})"
-            continue
-        if value is not None and not fine(str(value)):
-            yield Finding(rule, f"{name} is {value}")
+
+    def connect() -> Any:
+        from redis import Redis  # noqa: PLC0415 - only for Redis
+
+        if url:
+            files = (subject.get("redis_backend_use_ssl") or {}) if url.startswith("rediss:") else {}
+            return Redis.from_url(url, decode_responses=True, socket_timeout=SECONDS, **files)
+        return _hurried(subject.app.backend.client)
+
+    return Store("result store", connect)
+
+
+def broker_store(subject: Subject) -> Store:
+    """Return the Redis that is the broker of an application."""
+
+    def connect() -> Any:
+        channel: Any = subject.app.connection_for_read().default_channel
+        return _hurried(channel.client)
+
+    return Store("broker", connect)
+
+
+def _hurried(client: Any) -> Any:
+    """Bound the waits of a client whose own limits may be minutes, or none."""
+    client.connection_pool.connection_kwargs.update(socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
+    return client
+
+
+@rule(
+    "HF901-redis-version",
+    Severity.WARNING,
+    loss="a write cannot be confirmed by WAITAOF",
+    fix="Redis 8.0 or newer",
+)
+def version(store: Store) -> str | None:
+    found = str(store.info("server")["redis_version"])
+    return f"{store.role}: Redis {found}" if number(found) < OLDEST else None
+
+
+@rule(
+    "HF902-append-only",
+    Severity.FATAL,
+    loss="a restart loses everything since the last snapshot: results, and on a broker tasks",
+    fix="appendonly yes",
+)
+def append_only(store: Store) -> str | None:
+    return None if store.info("persistence").get("aof_enabled") else f"{store.role}: aof_enabled is 0"
+
+
+@rule("HF903-append-fsync", Severity.WARNING, loss="a power cut loses the last second", fix="appendfsync always")
+def append_fsync(store: Store) -> str | None:
+    value = store.configured("appendfsync")
+    return None if value in (None, "always") else f"{store.role}: appendfsync is {value}"
+
+
+@rule(
+    "HF904-min-replicas",
+    Severity.WARNING,
+    loss="a primary that is cut off takes writes that the next one never had",
+    fix="min-replicas-to-write 1, min-replicas-max-lag 10",
+)
+def min_replicas(store: Store) -> str | None:
+    value = store.configured("min-replicas-to-write")
+    return f"{store.role}: min-replicas-to-write is {value}" if value is not None and int(value) < 1 else None
+
+
+@rule(
+    "HF905-eviction",
+    Severity.FATAL,
+    loss="what is stored vanishes when memory is full: results and chords, and on a broker tasks",
+    fix="maxmemory-policy noeviction",
+)
+def eviction(store: Store) -> str | None:
+    value = store.configured("maxmemory-policy")
+    return None if value in (None, "noeviction") else f"{store.role}: maxmemory-policy is {value}"
+
+
+@rule("HF906-no-replica", Severity.WARNING, loss="a failover has nowhere to go", fix="start the replicas")
+def no_replica(store: Store) -> str | None:
+    count = store.info("replication").get("connected_slaves", 0)
+    return None if count else f"{store.role}: no replica is connected"

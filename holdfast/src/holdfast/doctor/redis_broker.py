@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from holdfast.doctor.rules import Severity, rule
+from holdfast.doctor.rules import Severity
+from holdfast.doctor.rules import settings_rules as rule
+from holdfast.doctor.subject import as_number
 
 if TYPE_CHECKING:
     from holdfast.doctor.subject import Subject
@@ -31,10 +32,12 @@ def redis_as_broker(subject: Subject) -> str | None:
 def visibility_timeout(subject: Subject) -> str | None:
     if subject.broker != "redis":
         return None
-    visible, limit = subject.transport.get("visibility_timeout", 3600), subject.get("task_time_limit")
+    given = subject.transport.get("visibility_timeout")
+    visible = as_number(given, "visibility_timeout of broker_transport_options", 3600) or 0
+    limit = subject.number("task_time_limit")
     if limit is None:
-        return f"visibility timeout {visible} s, and tasks without a time limit"
-    return f"visibility timeout {visible} s, time limit {limit} s" if visible <= limit else None
+        return f"visibility timeout {visible:g} s, and tasks without a time limit"
+    return f"visibility timeout {visible:g} s, time limit {limit:g} s" if visible <= limit else None
 
 
 @rule(
@@ -56,5 +59,31 @@ def redis_socket_timeout(subject: Subject) -> str | None:
     fix='broker_url = "sentinel://s1:26379;sentinel://s2:26379;sentinel://s3:26379"',
 )
 def one_redis_broker(subject: Subject) -> str | None:
-    alone = subject.broker == "redis" and urlsplit(subject.broker_urls[0]).scheme != "sentinel"
-    return "one Redis is the broker" if alone else None
+    return "one Redis is the broker" if subject.broker == "redis" and not _sentinels(subject) else None
+
+
+def _sentinels(subject: Subject) -> set[str]:
+    return {one.place for one in subject.write_brokers if one.scheme == "sentinel"}
+
+
+@rule(
+    "HF505-sentinel-master",
+    Severity.FATAL,
+    loss="nothing can be published or consumed: Sentinels are asked for a primary without a name",
+    fix='broker_transport_options = {"master_name": "mymaster", ...}',
+    see="kombu#1253",
+)
+def sentinel_master(subject: Subject) -> str | None:
+    unnamed = _sentinels(subject) and not subject.transport.get("master_name")
+    return "broker_transport_options has no master_name" if unnamed else None
+
+
+@rule(
+    "HF506-one-sentinel",
+    Severity.WARNING,
+    loss="when that Sentinel is away, nobody finds the primary",
+    fix="name all Sentinels in broker_url, joined by ;",
+)
+def one_sentinel(subject: Subject) -> str | None:
+    known = _sentinels(subject)
+    return f"{len(known)} Sentinel(s) in broker_url" if known and len(known) < 3 else None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from holdfast.doctor.rules import Severity, rule
+from holdfast.doctor.publish import unverified
+from holdfast.doctor.rules import Severity
+from holdfast.doctor.rules import settings_rules as rule
 
 if TYPE_CHECKING:
     from holdfast.doctor.subject import Subject
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     see="celery#8588",
 )
 def always_retry(subject: Subject) -> str | None:
-    if not subject.backend_url or subject.durable_results or subject.get("result_backend_always_retry"):
+    if not subject.results or subject.durable_results or subject.get("result_backend_always_retry"):
         return None
     return "result_backend_always_retry is off"
 
@@ -32,7 +34,7 @@ def always_retry(subject: Subject) -> str | None:
     see="celery#9239",
 )
 def endless_retry(subject: Subject) -> str | None:
-    endless = subject.get("result_backend_always_retry") and subject.get("result_backend_max_retries") == math.inf
+    endless = subject.get("result_backend_always_retry") and subject.number("result_backend_max_retries") == math.inf
     return "result_backend_max_retries has no end" if endless and not subject.durable_results else None
 
 
@@ -58,7 +60,7 @@ def redis_extra(subject: Subject) -> str | None:
     see="celery#6348",
 )
 def socket_timeout(subject: Subject) -> str | None:
-    value = subject.get("redis_socket_timeout")
+    value = subject.number("redis_socket_timeout")
     if not subject.redis_results or (value and value <= 30):
         return None
     return f"redis_socket_timeout is {value:g} s" if value else "redis_socket_timeout is off"
@@ -82,7 +84,7 @@ def connect_timeout(subject: Subject) -> str | None:
     fix='result_backend = "sentinel://s1:26379/0;sentinel://s2:26379/0;sentinel://s3:26379/0"',
 )
 def one_redis(subject: Subject) -> str | None:
-    alone = subject.redis_results and "sentinel" not in subject.backend_url
+    alone = subject.redis_results and not subject.sentinel_results
     return "results are in a single Redis" if alone else None
 
 
@@ -94,8 +96,8 @@ def one_redis(subject: Subject) -> str | None:
     see="celery#5538",
 )
 def one_sentinel(subject: Subject) -> str | None:
-    few = "sentinel" in subject.backend_url and subject.backend_url.count(";") < 2
-    return f"{subject.backend_url.count(';') + 1} Sentinel(s) in result_backend" if few else None
+    known = {store.place for store in subject.stores}
+    return f"{len(known)} Sentinel(s) in result_backend" if subject.sentinel_results and len(known) < 3 else None
 
 
 @rule(
@@ -105,9 +107,9 @@ def one_sentinel(subject: Subject) -> str | None:
     fix='result_backend_transport_options = {"sentinel_kwargs": {"socket_timeout": 1, ...}, ...}',
 )
 def sentinel_timeouts(subject: Subject) -> str | None:
-    if "sentinel" not in subject.backend_url:
+    if not subject.sentinel_results:
         return None
-    given = (subject.get("result_backend_transport_options") or {}).get("sentinel_kwargs") or {}
+    given = subject.mapping("result_backend_transport_options").get("sentinel_kwargs") or {}
     return None if given.get("socket_timeout") else "sentinel_kwargs has no socket_timeout"
 
 
@@ -130,7 +132,7 @@ def unconfirmed_results(subject: Subject) -> str | None:
     fix="a result backend that stores: Redis with Sentinel, or a database",
 )
 def rpc_results(subject: Subject) -> str | None:
-    return "the result backend is rpc" if subject.backend_url.startswith("rpc") else None
+    return "the result backend is rpc" if subject.results == "rpc" else None
 
 
 @rule(
@@ -140,9 +142,44 @@ def rpc_results(subject: Subject) -> str | None:
     fix="result_chord_join_timeout = 30",
 )
 def chord_join(subject: Subject) -> str | None:
-    value = subject.get("result_chord_join_timeout")
-    return (
-        f"result_chord_join_timeout is {value:g} s"
-        if subject.redis_results and value is not None and value < 10
-        else None
-    )
+    value = subject.number("result_chord_join_timeout")
+    short = subject.redis_results and value is not None and value < 10
+    return f"result_chord_join_timeout is {value:g} s" if short else None
+
+
+@rule(
+    "HF312-sentinel-master",
+    Severity.FATAL,
+    loss="no result is stored or read: Sentinels are asked for a primary without a name",
+    fix='result_backend_transport_options = {"master_name": "mymaster", ...}',
+    see="celery#3945",
+)
+def sentinel_master(subject: Subject) -> str | None:
+    named = subject.mapping("result_backend_transport_options").get("master_name")
+    unnamed = subject.sentinel_results and not named
+    return "result_backend_transport_options has no master_name" if unnamed else None
+
+
+@rule(
+    "HF313-unverified-results",
+    Severity.WARNING,
+    loss="whoever is on the way can read and change results, or answer in the store's place",
+    fix='redis_backend_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/path/ca.pem"}',
+)
+def unverified_results(subject: Subject) -> list[str]:
+    if not subject.redis_results:
+        return []
+    found = [f"redis_backend_use_ssl has {text}" for text in unverified(subject.mapping("redis_backend_use_ssl"))]
+    for store in {one.place: one for one in subject.stores}.values():
+        found += [f"the URL of {store.place} has {text}" for text in unverified(store.options)]
+    return found
+
+
+@rule(
+    "HF314-volatile-results",
+    Severity.WARNING,
+    loss="a cache forgets results when it is full, restarted or asked from another process",
+    fix="a result backend that stores: Redis with Sentinel, or a database",
+)
+def volatile_results(subject: Subject) -> str | None:
+    return "the result backend is a cache" if subject.results == "cache" else None

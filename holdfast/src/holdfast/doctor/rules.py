@@ -1,19 +1,19 @@
-"""What a rule is, and the list of all of them."""
+"""What a rule is, what it finds, and the families that the rules are registered in."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import TYPE_CHECKING, TypeAlias
-
-from holdfast.doctor.subject import Subject
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
-    from celery import Celery
-
-    Check: TypeAlias = Callable[[Subject], str | None]
+Found = Union[str, "Iterable[str]", None]
+Check = Callable[[Any], Found]
+Thing = TypeVar("Thing")
+LONGEST_REASON = 300  # characters; an exception may carry a whole server answer or document
 
 
 class Severity(IntEnum):
@@ -22,6 +22,18 @@ class Severity(IntEnum):
     ADVICE = 1
     WARNING = 2
     FATAL = 3
+
+
+class State(Enum):
+    """What became of a rule that did not pass."""
+
+    FOUND = "found"
+    UNJUDGED = "could not judge"
+    SKIPPED = "skipped"
+
+
+class NotAllowedError(Exception):
+    """The login may not read what a rule needs: the rule is skipped, and said to be."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Rule:
         loss: what happens to tasks or results, in words.
         fix: what to write, exactly.
         see: upstream issue, ``project#number``, or an empty text.
-        check: returns what was found, or None when all is well or the rule does not apply.
+        check: returns what was found, one text or several; None when all is well or the rule does not apply.
     """
 
     id: str
@@ -44,61 +56,135 @@ class Rule:
     see: str
     check: Check
 
+    @property
+    def number(self) -> str:
+        """The short name, for instance ``HF101``."""
+        return self.id[:5]
+
 
 @dataclass(frozen=True)
 class Finding:
-    """A rule that found something.
+    """What a rule says of one application, program or server.
 
     Attributes:
         rule: which.
-        found: what there is now.
+        found: what there is now, or why the rule could not judge.
+        state: whether it found something, could not judge, or was not allowed to look.
     """
 
     rule: Rule
     found: str
+    state: State = State.FOUND
 
-    def as_json(self) -> dict[str, str]:
-        """Return the finding as values of JSON."""
+    def as_json(self, spell: Callable[[str], str] = str) -> dict[str, str]:
+        """Return the finding as values of JSON.
+
+        Args:
+            spell: puts the names of settings into the form that the application uses.
+        """
         rule = self.rule
         return {
             "rule": rule.id,
             "severity": rule.severity.name.lower(),
-            "found": self.found,
+            "state": self.state.value,
+            "found": spell(self.found),
             "loss": rule.loss,
-            "fix": rule.fix,
+            "fix": spell(rule.fix),
             "see": rule.see,
         }
 
 
-_rules: dict[str, Rule] = {}
-
-
-def rule(name: str, severity: Severity, *, loss: str, fix: str, see: str = "") -> Callable[[Check], Check]:
-    """Register a check as a rule; the parameters are those of :class:`Rule`."""
-
-    def register(check: Check) -> Check:
-        if name in _rules:
-            raise ValueError(f"rule {name} is there twice")
-        _rules[name] = Rule(name, severity, loss, fix, see, check)
-        return check
-
-    return register
-
-
-def all_rules() -> list[Rule]:
-    """Return every rule on the settings of an application, by id."""
-    return [_rules[name] for name in sorted(_rules)]
-
-
-def examine(app: Celery, rules: Iterable[Rule] | None = None) -> Iterator[Finding]:
-    """Look at the settings of an application; no server is asked.
+class Rules:
+    """A family of rules that judge the same kind of subject; calling it registers a check.
 
     Args:
-        app: any Celery application.
-        rules: which rules; by default all.
+        about: what its rules judge, in words.
     """
-    subject = Subject(app)
-    for one in all_rules() if rules is None else rules:
-        found = one.check(subject)
-        if found is not None:
-            yield Finding(one, found)
+
+    def __init__(self, about: str) -> None:
+        self.about = about
+        self._rules: dict[str, Rule] = {}
+
+    def __call__(
+        self, name: str, severity: Severity, *, loss: str, fix: str, see: str = ""
+    ) -> Callable[[Check], Check]:
+        """Register a check as a rule; the parameters are those of :class:`Rule`.
+
+        Raises:
+            ValueError: there is a rule of that name already.
+        """
+
+        def register(check: Check) -> Check:
+            if name in self._rules:
+                raise ValueError(f"rule {name} is there twice")
+            self._rules[name] = Rule(name, severity, loss, fix, see, check)
+            return check
+
+        return register
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(sorted(self._rules.values(), key=lambda one: one.id))
+
+    def examine(self, subject: Any, only: Callable[[Rule], bool] = lambda _: True) -> Iterator[Finding]:
+        """Ask every rule about a subject; one that fails says so and stops no other.
+
+        Args:
+            subject: what the checks of this family take.
+            only: chooses rules; by default all are asked.
+        """
+        for rule in self:
+            if only(rule):
+                yield from _ask(rule, subject)
+
+
+def _ask(rule: Rule, subject: Any) -> Iterator[Finding]:
+    try:
+        found = rule.check(subject)
+        for text in [found] if isinstance(found, str) else found or ():
+            yield Finding(rule, text)
+    except NotAllowedError as error:
+        yield Finding(rule, str(error), State.SKIPPED)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a rule runs code of the application; none may end the rest
+        yield Finding(rule, reason(error), State.UNJUDGED)
+
+
+def each(things: Iterable[Thing], look: Callable[[Thing], Iterable[str]]) -> Iterator[str]:
+    """Yield what is found in each of several things; one that cannot be looked at hides none of the others.
+
+    Args:
+        things: what to look at.
+        look: yields what it finds in one.
+
+    Raises:
+        Exception: the first error, after all have been looked at.
+    """
+    errors: list[Exception] = []
+    for thing in things:
+        try:
+            yield from look(thing)
+        except Exception as error:  # noqa: BLE001 - raised below, when the others have been looked at
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line what an exception says, with its kind when its text alone would not tell."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError) and text:  # raised by the doctor's own readers, whose text is whole
+        return text[:LONGEST_REASON]
+    return f"{type(error).__name__}: {text}"[:LONGEST_REASON] if text else type(error).__name__
+
+
+settings_rules = Rules("the settings of an application")
+process_rules = Rules("how a worker or beat is started and stopped: supervisor, systemd and compose files")
+broker_rules = Rules("a running RabbitMQ, with the application's login")
+management_rules = Rules("a running RabbitMQ, over its management API")
+redis_rules = Rules("a running Redis")
+sentinel_rules = Rules("the running Sentinels")
+FAMILIES = (settings_rules, process_rules, broker_rules, management_rules, redis_rules, sentinel_rules)
+
+
+def every_rule() -> list[Rule]:
+    """Return the rules of all families, by id."""
+    return sorted((rule for family in FAMILIES for rule in family), key=lambda one: one.id)

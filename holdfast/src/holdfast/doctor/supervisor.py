@@ -1,78 +1,135 @@
-"""Rules on a supervisor configuration: what happens to running tasks when a worker is stopped."""
+"""Reads the Celery programs of a supervisor configuration, with the files that it includes."""
 
 from __future__ import annotations
 
-from configparser import ConfigParser, Error
+import os
+import platform
+import re
+import shlex
+from configparser import Error, RawConfigParser, SectionProxy
+from glob import glob
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.doctor.rules import Finding, Rule, Severity
+from holdfast.doctor import command, values
+from holdfast.doctor.process import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Mapping
+
+    from holdfast.doctor.subject import Subject
+
+EXPANSION = re.compile(r"%(?:\((\w+)\)0?\d*[sd]|%)")
 
 
-def _rule(name: str, severity: Severity, loss: str, fix: str, see: str = "") -> Rule:
-    return Rule(name, severity, loss, fix, see, lambda _: None)
-
-
-GROUP_STOP = _rule(
-    "HF601-stopasgroup",
-    Severity.FATAL,
-    "a stop signals the pool's children too, and they die in the middle of their tasks",
-    "stopasgroup = false",
-    "celery#6541",
-)
-ORPHANS = _rule(
-    "HF602-killasgroup",
-    Severity.WARNING,
-    "when supervisor kills the parent its children run on as orphans, beside their own redelivered tasks",
-    "killasgroup = true",
-)
-KILLED_EARLY = _rule(
-    "HF603-stopwaitsecs",
-    Severity.WARNING,
-    "supervisor kills the worker before its soft shutdown is over",
-    "stopwaitsecs above worker_soft_shutdown_timeout by 10 s or more",
-)
-WARM_STOP = _rule(
-    "HF604-remap-sigterm",
-    Severity.ADVICE,
-    "SIGTERM waits for every task without a limit, and supervisor then kills what is left",
-    'environment = REMAP_SIGTERM="SIGQUIT"',
-)
-ALL = (GROUP_STOP, ORPHANS, KILLED_EARLY, WARM_STOP)
-
-
-def examine_supervisor(path: Path, soft_shutdown: float) -> Iterator[Finding]:
-    """Look at the Celery worker programs of a supervisor configuration.
+def read(file: Path, subject: Subject) -> list[Program]:
+    """Return the programs of a configuration that run Celery, or may.
 
     Args:
-        path: the file.
-        soft_shutdown: ``worker_soft_shutdown_timeout`` of the application, in seconds.
+        file: the main file, or one that it includes.
+        subject: the application they run.
 
     Raises:
-        ValueError: the file is no supervisor configuration.
-        OSError: it cannot be read.
+        ValueError: it is no supervisor configuration.
+        OSError: it, or a file that it includes, cannot be read.
     """
-    parser = ConfigParser(interpolation=None, inline_comment_prefixes=(";",), strict=False)
+    parser = _parser()
+    _load(parser, file)
+    known = {f"ENV_{name}": value for name, value in os.environ.items()}
+    known.update(here=str(file.resolve().parent), host_node_name=platform.node())
+    if parser.has_section("include"):
+        for pattern in _expand(parser.get("include", "files", fallback=""), known, "files").split():
+            for included in sorted(glob(str(file.parent / pattern))):  # noqa: PTH207 - Path.glob refuses absolute ones
+                _load(parser, Path(included))
+    shared = values.pairs(
+        _expand(parser.get("supervisord", "environment", fallback=""), known, "environment", keep=True)
+    )
+    known.update({f"ENV_{name}": value for name, value in shared.items()})
+    programs = (_program(file, parser[name], subject, known, shared) for name in parser.sections())
+    return [program for program in programs if program]
+
+
+def _parser() -> RawConfigParser:
+    return RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
+
+
+def _load(parser: RawConfigParser, file: Path) -> None:
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), str(path))
-    except Error as error:
-        raise ValueError(f"{path} is no supervisor configuration: {error}") from error
-    for name in parser.sections():
-        program = parser[name]
-        command = program.get("command", "").split()
-        if not name.startswith("program:") or "worker" not in command:
-            continue
-        if program.getboolean("stopasgroup", fallback=False):
-            yield Finding(GROUP_STOP, f"{name} has stopasgroup = true")
-        if not program.getboolean("killasgroup", fallback=False):
-            yield Finding(ORPHANS, f"{name} has no killasgroup = true")
-        patience = program.getint("stopwaitsecs", fallback=10)
-        if patience < soft_shutdown + 10:
-            yield Finding(
-                KILLED_EARLY, f"{name} is killed after {patience} s, its soft shutdown takes {soft_shutdown:g} s"
-            )
-        if "REMAP_SIGTERM" not in program.get("environment", ""):
-            yield Finding(WARM_STOP, f"{name} does not set REMAP_SIGTERM")
+        parser.read_string(file.read_text(encoding="utf-8-sig"), str(file))
+    except (Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no supervisor configuration: {error}") from error
+
+
+def _expand(text: str, known: Mapping[str, str], name: str, *, keep: bool = False) -> str:
+    """Put values in for ``%(ENV_HOME)s`` and its like.
+
+    Raises:
+        ValueError: one has no value here, and ``keep`` does not let it stand.
+    """
+
+    def put(match: re.Match[str]) -> str:
+        if match.group(1) is None:
+            return "%"
+        if match.group(1) in known:
+            return known[match.group(1)]
+        if keep:
+            return match.group()
+        raise ValueError(f"{name} is {text}, and {match.group(1)} is not set here")
+
+    return EXPANSION.sub(put, text)
+
+
+def _program(
+    file: Path, section: SectionProxy, subject: Subject, known: Mapping[str, str], shared: Mapping[str, str]
+) -> Program | None:
+    kind, _, title = section.name.partition(":")
+    if kind not in ("program", "fcgi-program"):
+        return None
+    known = {
+        **known,
+        "program_name": title,
+        "group_name": title,
+        "process_num": "0",
+        "numprocs": section.get("numprocs", "1"),
+    }
+    text = _expand(section.get("command", ""), known, "command", keep=True)
+    found = command.find(_split(text), file.parent)
+    running = [one for one in found if one.program in ("worker", "beat", "multi")]
+    if not running and (found or not command.may_run_celery(f"program {title}", _split(text))):
+        return None
+
+    def value(option: str, default: str) -> str:
+        return _expand(section.get(option, default), known, option)
+
+    def on(option: str) -> bool:
+        return values.switch(value(option, "false"), option)
+
+    def no_restart() -> str:
+        wanted = value("autorestart", "unexpected").lower()
+        if wanted != "unexpected" and not values.switch(wanted, "autorestart"):
+            return "autorestart = false"
+        return "" if values.switch(value("autostart", "true"), "autostart") else "autostart = false"
+
+    def variable(name: str) -> str:
+        raw = values.pairs(section.get("environment", "")).get(name)
+        return shared.get(name, "") if raw is None else _expand(raw, known, "environment")
+
+    return Program(
+        name=f"[{section.name}] of {file.name}",
+        command=running[0] if running else None,
+        subject=subject,
+        stop_signal=lambda: values.signal_name(value("stopsignal", "TERM"), "stopsignal"),
+        patience=lambda: values.seconds(value("stopwaitsecs", "10"), "stopwaitsecs"),
+        signals_group=lambda: on("stopasgroup"),
+        kills_group=lambda: on("killasgroup") if "killasgroup" in section else on("stopasgroup"),
+        no_restart=no_restart,
+        copies=lambda: int(value("numprocs", "1")),
+        variable=variable,
+    )
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # an open quote: supervisor refuses it, and the words still tell what was meant
+        return text.split()
