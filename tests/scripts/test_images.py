@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.scripts.conftest import Machine
 
-IMAGES = "rabbitmq:4.3.6-management redis:8.0.6"
+IMAGES = "rabbitmq:4.3.6-management redis:8.2.9"
 
 
 def prepare(
-    machine: Machine, *, present: str = "", pullable: str = "", otherwise: str = "lookup registry: no such host"
+    machine: Machine,
+    *,
+    present: str = "",
+    pullable: str = "",
+    otherwise: str = "lookup registry: no such host",
+    digest: str = "null",
 ) -> None:
     """Put a Docker on PATH that holds and can pull what is named, and says ``otherwise`` about any other image."""
+    (machine.checkout / "compose/pins.yaml").write_text(
+        f"pins:\n  redis:\n    image: {IMAGES.split()[1]}\n    digest: {digest}\n", encoding="utf-8"
+    )
     machine.program("debootstrap", "exit 1")
     machine.program(
         "docker",
@@ -22,6 +30,7 @@ def prepare(
         last=${{!#}}
         case "$*" in
           *"config --images") printf '%s\\n' {IMAGES} holdfast-app:dev ;;
+          "image inspect --format {{{{join"*) echo "redis@sha256:given" ;;
           "image inspect --format"*) echo "" ;;
           "image inspect"*) [[ " {present} " == *" $last "* ]] ;;
           pull*) [[ " {pullable} " == *" $last "* ]] || {{ echo "{otherwise}" >&2; exit 1; }} ;;
@@ -74,13 +83,13 @@ def test_a_registry_that_refuses_one_image_is_not_replaced_by_a_stand_in(machine
     prepare(machine, present=BASES, pullable=IMAGES.split(maxsplit=1)[0])
     run = machine.run("images")
     assert run.returncode == 1
-    assert "redis:8.0.6 cannot be pulled" in run.stderr
+    assert "redis:8.2.9 cannot be pulled" in run.stderr
     assert "next:" in run.stderr
     assert built(machine) == []
 
 
 def test_a_registry_that_does_not_know_a_tag_is_a_registry(machine: Machine) -> None:
-    prepare(machine, present=BASES, otherwise="manifest for redis:8.0.6 not found: manifest unknown")
+    prepare(machine, present=BASES, otherwise="manifest for redis:8.2.9 not found: manifest unknown")
     run = machine.run("images")
     assert run.returncode == 1
     assert "manifest unknown" in run.stderr
@@ -94,3 +103,12 @@ def test_a_failed_build_shows_its_end_and_the_next_step(machine: Machine) -> Non
     assert run.returncode == 1
     assert "next:" in run.stderr
     assert built(machine) == []
+
+
+def test_an_image_with_another_digest_than_the_pinned_one_is_refused(machine: Machine) -> None:
+    prepare(machine, pullable=f"{IMAGES} {BASES}", digest="sha256:given")
+    assert machine.run("images").returncode == 0
+    prepare(machine, pullable=f"{IMAGES} {BASES}", digest="sha256:pinned")
+    run = machine.run("images")
+    assert run.returncode != 0
+    assert "redis:8.2.9 is not the image with the digest sha256:pinned" in run.stderr

@@ -28,7 +28,7 @@ ALERTMANAGER = "http://127.0.0.1:9093"
 RECEIVER = "http://127.0.0.1:8025"
 PROMTOOL = (
     "docker", "run", "--rm", "--network", "none", "--volume", f"{ROOT / 'monitoring'}:/monitoring:ro",
-    "--workdir", "/monitoring/tests", "--entrypoint", "promtool", "prom/prometheus:v3.5.3",
+    "--workdir", "/monitoring/tests", "--entrypoint", "promtool", "prom/prometheus:v3.13.2",
 )  # fmt: skip
 RULES = sorted(path.name for path in (ROOT / "monitoring/rules").glob("*.yml"))
 TESTS = sorted(path.name for path in (ROOT / "monitoring/tests").glob("*.yml"))

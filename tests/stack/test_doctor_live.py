@@ -31,7 +31,8 @@ def examine(stack: Stack) -> dict[str, Any]:
 def test_the_stack_is_sound(stack: Stack) -> None:
     wait_until(lambda: examine(stack)["findings"] == [], "the doctor finds nothing", deadline=120)
 
-    assert examine(stack)["skipped"] == []
+    # of a stand-in's Redis, INFO does not tell whether the distribution has mended it
+    assert [text for text in examine(stack)["skipped"] if "INFO does not say" not in text] == []
 
 
 def test_an_unsafe_queue_and_a_raised_alarm_are_found(stack: Stack) -> None:

@@ -161,7 +161,7 @@ def test_rabbitmq_starts_with_all_queues_users_and_no_plaintext_port(rabbitmq: S
 def redis(rendered: Path) -> Iterator[Server]:
     """A Redis node with the rendered files."""
     server = Server(
-        "redis:8.0.6",
+        "redis:8.2.9",
         {
             rendered / "out/secret/redis/rabbit1.conf": "/etc/redis/redis.conf",
             rendered / "out/secret/redis/users.acl": "/etc/redis/users.acl",
@@ -191,7 +191,7 @@ def test_redis_starts_and_knows_its_users(redis: Server) -> None:
 
 def test_sentinel_starts_from_its_seed(rendered: Path) -> None:
     server = Server(
-        "redis:8.0.6",
+        "redis:8.2.9",
         {
             ROOT / "compose/start/sentinel": "/usr/local/bin/start",
             rendered / "out/secret/sentinel/rabbit1.conf": "/etc/redis/sentinel.conf",
@@ -241,7 +241,7 @@ def test_prometheus_accepts_its_file(rendered: Path) -> None:
     run(
         "docker", "run", "--rm", "--network", "none", "--entrypoint", "/bin/promtool",
         "--volume", f"{rendered / 'out/prometheus/prometheus.yml'}:/prometheus.yml:ro",
-        "prom/prometheus:v3.5.3", "check", "config", "--syntax-only", "/prometheus.yml",  # the hosts have what it names
+        "prom/prometheus:v3.13.2", "check", "config", "--syntax-only", "/prometheus.yml",  # hosts have what it names
     )  # fmt: skip
 
 

@@ -172,7 +172,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     conf = f"{folder / 'rabbitmq.conf'}:/etc/rabbitmq/rabbitmq.conf:ro"
     pairs = (f"127.0.0.1:{ports[0]}:5671", f"127.0.0.2:{ports[0]}:5671", f"127.0.0.1:{ports[1]}:15671")
     web = [option for pair in pairs for option in ("--publish", pair)]
-    shell = ("--entrypoint", "sh", "redis:8.0.6", "-c", REDIS, "sh", *map(str, ports[2:]))
+    shell = ("--entrypoint", "sh", "redis:8.2.9", "-c", REDIS, "sh", *map(str, ports[2:]))
     with (
         container(*mount, *web, "--volume", conf, "rabbitmq:4.3.6-management"),
         container(*mount, *publish, *shell),

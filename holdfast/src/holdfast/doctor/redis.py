@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from holdfast.doctor.subject import Subject
 
-OLDEST = (7, 2)  # WAITAOF came with it
+# The lowest version of each line with the known fixes, and packages of distributions that have them: compose/pins.yaml
+FIXED = ((8, 2, 9), (8, 4, 6), (8, 6, 6), (8, 8, 2), (8, 10, 1))
+PACKAGES = ("8.0.6-3",)
 SECONDS = 10  # that the server has for each answer
 
 
@@ -110,12 +112,27 @@ def _hurried(client: Any) -> Any:
 @rule(
     "HF901-redis-version",
     Severity.WARNING,
-    loss="a write cannot be confirmed by WAITAOF",
-    fix="Redis 8.0 or newer",
+    loss="before 7.2 no WAITAOF confirms a write; without the fixes of 2026 a client can take over the server",
+    fix=f"Redis {', '.join('.'.join(map(str, low)) for low in FIXED)} or newer in its line",
 )
 def version(store: Store) -> str | None:
     found = str(store.info("server")["redis_version"])
-    return f"{store.role}: Redis {found}" if number(found) < OLDEST else None
+    for package in PACKAGES:
+        if package.partition("-")[0] == found:
+            raise NotAllowedError(
+                f"{store.role}: Redis {found} has the fixes as Debian's package {package} or newer, the official one "
+                "lacks them; INFO does not say which one this is"
+            )
+    return None if has_fixes(number(found)) else f"{store.role}: Redis {found}"
+
+
+def has_fixes(found: tuple[int, ...]) -> bool:
+    """Return whether a version of Redis has the known fixes.
+
+    Args:
+        found: its three numbers.
+    """
+    return found[:2] > FIXED[-1][:2] or any(found[:2] == low[:2] and found >= low for low in FIXED)
 
 
 @rule(
