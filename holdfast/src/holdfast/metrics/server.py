@@ -10,12 +10,16 @@ from time import sleep
 from typing import TYPE_CHECKING, Any, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler
 
-from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, make_wsgi_app
-from prometheus_client.exposition import ThreadingWSGIServer
-from prometheus_client.multiprocess import MultiProcessCollector
 from typing_extensions import override
 
-from holdfast.metrics import numbers
+from holdfast import extras
+
+with extras.needed():
+    from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, make_wsgi_app
+    from prometheus_client.exposition import ThreadingWSGIServer
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    from holdfast.metrics import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class _Here(threading.local):
@@ -13,7 +13,13 @@ class _Here(threading.local):
     logging = False
 
 
-class Logger(logging.LoggerAdapter[logging.Logger]):
+if TYPE_CHECKING:
+    Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    Adapter = logging.LoggerAdapter  # it takes no type before Python 3.11
+
+
+class Logger(Adapter):
     """A logger that is silent while one of its own lines of the same thread is being handled.
 
     A handler that publishes and fails would be called again for the line that says so, without an end.
