@@ -232,6 +232,20 @@ on_inventory = click.option(
 )
 
 
+def _known(_context: click.Context, _parameter: click.Parameter, faults: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse names that are no faults.
+
+    Raises:
+        UsageError: there are some.
+    """
+    from drill.faults import REGISTRY  # noqa: PLC0415 - as above
+
+    unknown = [fault for fault in faults if fault not in REGISTRY]
+    if unknown:
+        raise click.UsageError(f"There is no fault {', '.join(unknown)}. drill list shows them all.")
+    return faults
+
+
 @main.command("list")
 def list_() -> None:
     """List the faults and the sets that they belong to."""
@@ -246,7 +260,7 @@ def list_() -> None:
 
 
 @main.command()
-@click.argument("faults", nargs=-1)
+@click.argument("faults", nargs=-1, callback=_known)
 @click.option("--set", "name", type=click.Choice(SETS[:3]), help="A named set of faults instead of single ones.")
 @click.option("--seed", type=int, help="Fixes targets, order and load. Default: random.")
 @click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
@@ -270,9 +284,6 @@ def run(
 
     if bool(faults) == bool(name):
         raise click.UsageError("Name faults, or one set: drill run broker-leader-kill, or drill run --set smoke")
-    unknown = [fault for fault in faults if fault not in REGISTRY]
-    if unknown:
-        raise click.UsageError(f"There is no fault {', '.join(unknown)}. drill list shows them all.")
     seed = random.randrange(10_000) if seed is None else seed  # noqa: S311 - a label, not a secret
     chosen = list(faults)
     if name:
@@ -414,7 +425,7 @@ def mutants(environment: Environment, names: tuple[str, ...], seed: int, *, cont
 
 
 @main.command()
-@click.argument("faults", nargs=-1, required=True)
+@click.argument("faults", nargs=-1, required=True, callback=_known)
 @click.option("--seed", default=1, show_default=True)
 @click.pass_obj
 def compare(environment: Environment, faults: tuple[str, ...], seed: int) -> None:
@@ -422,9 +433,6 @@ def compare(environment: Environment, faults: tuple[str, ...], seed: int) -> Non
     from drill.faults import REGISTRY  # noqa: PLC0415 - as above
     from drill.mutants import SETUPS  # noqa: PLC0415 - as above
 
-    unknown = [fault for fault in faults if fault not in REGISTRY]
-    if unknown:
-        raise click.UsageError(f"There is no fault {', '.join(unknown)}. drill list shows them all.")
     table = Table(box=None)
     for column in ("fault", "set-up", "acknowledged", "lost", "result lost", "duplicated", "in `dead`", "verdict"):
         table.add_column(column)

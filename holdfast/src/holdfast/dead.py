@@ -23,6 +23,7 @@ from amqp.exceptions import AMQPError, MessageNacked
 from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -195,6 +196,26 @@ def load_app(path: str) -> Celery:
     return app
 
 
+class Chosen(click.Command):
+    """A command on some of the messages: a line that does not say which ones, or needs a yes, ends before it runs."""
+
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            UsageError: neither or both of ``--task-id`` and ``--all`` are there, or ``--yes`` is needed and missing.
+        """
+        rest = super().parse_args(ctx, args)
+        if ctx.resilient_parsing:  # a shell that completes a line
+            return rest
+        if (ctx.params["task_id"] is None) == (not ctx.params["everything"]):
+            raise click.UsageError("Say which messages: either --task-id ID or --all.", ctx)
+        if ctx.params.get("yes") is False:
+            raise click.UsageError("Nothing discarded. Add --yes to confirm.", ctx)
+        return rest
+
+
 @click.group()
 @click.option("-A", "--app", "path", default="webhooks.app", show_default=True, help="The Celery application.")
 @click.option("--queue", default="dead", show_default=True, help="The queue to work on: dead or unrouted.")
@@ -234,15 +255,14 @@ def show(connect: Connect, task_id: str) -> None:
             click.echo(json.dumps(letter.record(), indent=2, default=str))
 
 
-@command.command()
+@command.command(cls=Chosen)
 @click.option("--task-id", help="Id of the task.")
 @click.option("--all", "everything", is_flag=True, help="All messages that are in the queue now.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
 @click.option("--to", "target", help="Send it to this queue instead of the one it died in.")
 @click.pass_obj
-def replay(connect: Connect, task_id: str | None, limit: int | None, target: str | None, *, everything: bool) -> None:
+def replay(connect: Connect, /, task_id: str | None, limit: int | None, target: str | None, **_: bool) -> None:
     """Publish messages again, with all their retries; each leaves the queue when the broker has confirmed the copy."""
-    _check_choice(task_id, everything=everything)
     done = 0
     with connect() as office:
         if target is not None and target not in office.app.amqp.queues:
@@ -254,7 +274,7 @@ def replay(connect: Connect, task_id: str | None, limit: int | None, target: str
     click.echo(f"{done} replayed.")
 
 
-@command.command()
+@command.command(cls=Chosen)
 @click.option("--task-id", help="Id of the task.")
 @click.option("--all", "everything", is_flag=True, help="All messages that are in the queue now.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
@@ -270,18 +290,14 @@ def replay(connect: Connect, task_id: str | None, limit: int | None, target: str
 @click.pass_obj
 def discard(
     connect: Connect,
+    /,
     task_id: str | None,
     limit: int | None,
     reason: str,
     keep: Path,
-    *,
-    everything: bool,
-    yes: bool,
+    **_: bool,
 ) -> None:
     """Take messages out of the queue; each is written to a file first."""
-    _check_choice(task_id, everything=everything)
-    if not yes:
-        raise click.UsageError("Nothing discarded. Add --yes to confirm.")
     done = 0
     with connect() as office:
         for letter in islice(_chosen(office, task_id), limit):
@@ -289,11 +305,6 @@ def discard(
             done += 1
             click.echo(f"discarded {letter.task_id}")
     click.echo(f"{done} discarded, kept in {keep}.")
-
-
-def _check_choice(task_id: str | None, *, everything: bool) -> None:
-    if (task_id is None) == (not everything):
-        raise click.UsageError("Say which messages: either --task-id ID or --all.")
 
 
 def _chosen(office: Office, task_id: str | None) -> Iterator[Letter]:
