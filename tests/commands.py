@@ -26,7 +26,8 @@ COMPOSE = {"up", "down", "ps", "stop", "start", "restart", "logs", "exec", "run"
 SUPERVISOR = {"status", "start", "stop", "restart", "signal", "update"}
 PROGRAMS = {  # taken at their word here; those of the servers are asked for their commands on the running stack
     "$EDITOR", "cat", "cd", "curl", "date", "df", "done", "du", "echo", "for", "git", "journalctl", "mv", "openssl",
-    "set", "rabbitmq-diagnostics", "rabbitmq-queues", "rabbitmq-upgrade", "rabbitmqctl", "redis-cli", "ssh", "systemctl",
+    "rabbitmq-diagnostics", "rabbitmq-queues", "rabbitmq-upgrade", "rabbitmqctl", "redis-cli", "ssh", "systemctl",
+    "set",
 }  # fmt: skip
 
 
