@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 POLICY = Policy(deadline=3.0, attempt=0.5, connect=2.0, backoff=0.02, backoff_max=0.1)
+PATIENT = replace(POLICY, deadline=30.0, attempt=10.0, connect=10.0)  # nothing is slow there but the machine
 
 
 class Session:
@@ -485,14 +486,14 @@ def test_a_handler_publishes_while_its_thread_waits_for_an_answer() -> None:
             session.ack(tag)
             session.peer.sessions[0].ack(1)
 
-    with peers(script) as (publisher, (peer,)), handling(lambda: publisher.publish(message(2))):
+    with peers(script, policy=PATIENT) as (publisher, (peer,)), handling(lambda: publisher.publish(message(2))):
         publisher.publish(message(1))
         assert peer.published == ["id-0001", "id-0002"], "no copy was needed"
         assert len(peer.sessions) == 2
 
 
 def test_a_handler_publishes_while_its_thread_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with peers(ack) as (publisher, (peer,)):
+    with peers(ack, policy=PATIENT) as (publisher, (peer,)):
         inside(monkeypatch, lambda: publisher.publish(message(2)))
         publisher.publish(message(1))
         assert sorted(peer.published) == ["id-0001", "id-0002"]
@@ -501,7 +502,7 @@ def test_a_handler_publishes_while_its_thread_writes(monkeypatch: pytest.MonkeyP
 
 def test_handlers_that_interrupt_each_other_without_end_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     errors: list[Unreachable] = []
-    with peers(ack) as (publisher, (peer,)):
+    with peers(ack, policy=PATIENT) as (publisher, (peer,)):
 
         def again() -> None:
             inside(monkeypatch, again)
@@ -519,7 +520,7 @@ def test_handlers_that_interrupt_each_other_without_end_are_stopped(monkeypatch:
 
 def test_a_fork_in_the_middle_of_a_publish_returns_in_both_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     children: list[int] = []
-    with peers(ack) as (publisher, (peer,)):
+    with peers(ack, policy=PATIENT) as (publisher, (peer,)):
         inside(monkeypatch, lambda: children.append(os.fork()))
         acknowledged = publisher.publish(message(1))
         if children == [0]:
@@ -532,10 +533,9 @@ def test_a_handler_that_raises_anywhere_leaves_nothing_behind(monkeypatch: pytes
     """It strikes at each place in turn where Python looks for signals: at the start of a function, after a C call."""
     waits: list[str] = []
     monkeypatch.setattr(Link, "give_up", lambda _link: waits.append("an answer was waited for in vain"))
-    policy = replace(POLICY, deadline=10.0, attempt=5.0)
     other: list[NotAcknowledged] = []
     stop = threading.Event()
-    with peers(ack, policy=policy) as (publisher, _):
+    with peers(ack, policy=PATIENT) as (publisher, _):
 
         def meanwhile() -> None:
             while not stop.is_set():

@@ -122,23 +122,20 @@ class Attempts:
         turn: how many places after the preferred node the next attempt goes.
     """
 
-    __slots__ = (
-        "_cluster", "_count", "_declared", "_doubted", "_end", "_last", "_maybe",
-        "failure", "limits", "node", "turn", "wire",
-    )  # fmt: skip
+    failure: NotAcknowledged | None = None  # in the class, because most messages need no second attempt
+    turn = 0
+    _count = 0
+    _maybe = False
+    _doubted = False
+    _declared = False
+    node: int
+    limits: Limits
 
     def __init__(self, cluster: Cluster, wire: Wire, deadline: float | None) -> None:
-        seconds = cluster.policy.deadline if deadline is None else deadline
-        self._cluster = cluster
-        self._end = monotonic() + seconds
-        self._last = self._end - cluster.policy.reserve(seconds)
-        self._count = 0
-        self._maybe = self._doubted = self._declared = False
         self.wire = wire
-        self.turn = 0
-        self.failure: NotAcknowledged | None = None
-        self.node: int
-        self.limits: Limits
+        self._cluster = cluster
+        self._seconds = cluster.policy.deadline if deadline is None else deadline
+        self._end = monotonic() + self._seconds
 
     @property
     def alone(self) -> bool:
@@ -175,7 +172,8 @@ class Attempts:
             return None
         pause = self._cluster.policy.pause(self._count)
         self._count += 1
-        return pause if monotonic() + pause < self._last else None
+        last = self._end - self._cluster.policy.reserve(self._seconds)
+        return pause if monotonic() + pause < last else None
 
     def _worth_another(self, error: NotAcknowledged) -> bool:
         """Say whether another attempt makes sense, and decide where it goes."""
