@@ -36,6 +36,7 @@ from redis import Redis
 from holdfast import results
 from holdfast.request import PutBack
 from holdfast.results import DurableSentinelBackend, NotReplicated, Patience, SteadyConnection, transient
+from holdfast.results import backend as backend_module
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def app() -> Celery:
 
 @pytest.fixture
 def backend(app: Celery, monkeypatch: pytest.MonkeyPatch) -> DurableSentinelBackend:
-    monkeypatch.setattr(results, "SHORT", 0.1)
+    monkeypatch.setattr(backend_module, "SHORT", 0.1)
     backend = app.backend
     assert isinstance(backend, DurableSentinelBackend)
     return backend

@@ -11,11 +11,14 @@ import pytest
 from .browser import Browser
 from .hook import Hook
 from .rig import Rig
+from .servers import own_rig, servers
 from .stack import Stack, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+__all__ = ["own_rig", "servers"]  # fixtures
 
 HOW_TO_GET_ONE = "run `make up` (on Debian or Ubuntu as root it installs Docker and Compose itself)"
 

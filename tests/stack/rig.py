@@ -164,15 +164,21 @@ class Rig:
 
     # -- the application
 
-    def environment(self, **extra: str) -> dict[str, str]:
-        """Return the environment of a process of the scratch application, logged in to the broker as admin."""
+    def servers_environment(self) -> dict[str, str]:
+        """Return the variables that say where the servers are, logged in to the broker as admin."""
         urls = [urlsplit(url) for url in split_urls(self.stack.settings["HOLDFAST_BROKER_URL"])]
         login = f"admin:{password('RABBITMQ_ADMIN_PASSWORD')}"
         brokers = [urlunsplit(url._replace(netloc=f"{login}@{url.hostname}:{url.port}")) for url in urls]
         return {
-            **os.environ,
             **{name: value for name, value in self.stack.settings.items() if name.startswith("HOLDFAST_")},
             "HOLDFAST_BROKER_URL": ",".join(brokers),
+        }
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """Return the environment of a process of the scratch application."""
+        return {
+            **os.environ,
+            **self.servers_environment(),
             "HOLDFAST_QUEUES": self.queue,
             "HOLDFAST_PULSE_DIR": str(self.folder / "pulse"),
             "PYTHONPATH": str(HERE),

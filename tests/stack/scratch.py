@@ -22,6 +22,8 @@ app = Celery("scratch")
 app.config_from_object("holdfast.settings")
 app.conf.result_backend_transport_options["durable_patience"] = float(os.environ.get("SCRATCH_PATIENCE", "120"))
 app.conf.result_backend_transport_options["global_keyprefix"] = f"scratch:{app.conf.task_default_queue}:"
+if os.environ.get("SCRATCH_OTHER_SENTINELS"):
+    app.conf.result_backend_transport_options["min_other_sentinels"] = int(os.environ["SCRATCH_OTHER_SENTINELS"])
 app.conf.redbeat_key_prefix = f"scratch:{app.conf.task_default_queue}:"
 app.conf.worker_hijack_root_logger = False
 app.conf.broker_failover_strategy = os.environ.get("SCRATCH_FAILOVER", app.conf.broker_failover_strategy)
@@ -67,6 +69,20 @@ def tick(self: Task[Any, Any]) -> None:
 def total(self: Task[Any, Any], values: list[int]) -> int:
     note("total", len(values), self)
     return sum(values)
+
+
+@app.task(bind=True)
+def large(self: Task[Any, Any], size: int, fail: bool = False) -> str:
+    note("large", size, self)
+    if fail:
+        raise ValueError("x" * size)
+    return "x" * size
+
+
+@app.task(bind=True)
+def odd(self: Task[Any, Any]) -> object:
+    note("odd", "-", self)
+    return object()
 
 
 @app.task(bind=True)

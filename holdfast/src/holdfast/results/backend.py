@@ -1,0 +1,268 @@
+"""The result backend: a state is stored for good, or the task's message is not settled as if it were."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery._state import get_current_task
+from celery.exceptions import BackendGetMetaError
+from celery.states import READY_STATES, SUCCESS
+from celery.utils.log import get_logger
+from kombu.exceptions import DecodeError, EncodeError
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from holdfast.metrics import numbers
+from holdfast.request import PutBack
+from holdfast.results.chords import ChordBackend
+from holdfast.results.refusal import Judge, ResultRefused, max_bytes
+from holdfast.results.store import NotReplicated, Patience, SteadyConnection, SteadyTLSConnection, transient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redis.sentinel import Sentinel
+
+logger = get_logger(__name__)
+
+SHORT = 3.0  # seconds; outside a task nobody may wait longer: the caller is a worker's main loop or a web request
+REST = 5.0  # seconds; outside a task a store that was away is not asked again for this long
+LOOK = 5.0  # seconds between two questions to Sentinel how many replicas are up; a missing confirmation asks at once
+
+
+class DurableSentinelBackend(ChordBackend):
+    """Celery's Sentinel backend that never says a result is stored, or a task failed, when that is not so.
+
+    A final state is written and confirmed by ``WAITAOF`` on one connection before the task's message is acknowledged.
+    While the store is away, the running task waits; after ``durable_patience`` its message goes back to the queue
+    (:class:`holdfast.request.PutBack`). What the store will never take makes the task fail
+    (:class:`holdfast.results.ResultRefused`). States that are not final (STARTED, RETRY, progress) are news: lost, not
+    fatal.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        options = self._transport_options
+        self.replicas = int(options.get("durable_replicas", 0))
+        self.wait = float(options.get("durable_wait", 1.0))
+        self.patience = Patience(float(options.get("durable_patience", 120)), SHORT)
+        self.always_retry = False  # the connection's own policy does it, and knows more errors
+        self.max_bytes = max_bytes(self.app.conf)
+        self._down_until = 0.0
+        self._up, self._look_at = 1, 0.0
+        self._sentinel: Any = None  # a Sentinel, once there is a connection
+
+    def _get_sentinel_instance(self, **params: Any) -> Sentinel:
+        kind = SteadyTLSConnection if "connection_class" in params else SteadyConnection
+        sentinel: Sentinel = super()._get_sentinel_instance(
+            **params | {"retry": self.patience, "connection_class": kind}
+        )
+        for client in sentinel.sentinels:  # redis-py would spend seconds on each Sentinel that is away
+            client.set_retry(Retry(NoBackoff(), 0))
+        self._sentinel = sentinel
+        return sentinel
+
+    def confirmations(self) -> int:
+        """Return how many replicas must confirm a write.
+
+        One is not enough: a primary that was silent and comes back while Sentinel replaces it takes writes for seconds,
+        and passes them to the replica that is not being promoted. A replica that Sentinel calls down cannot be
+        promoted, so nothing waits for it.
+        """
+        if self.replicas:
+            return self.replicas
+        if self._sentinel is not None and monotonic() >= self._look_at:
+            up = self._sentinel.discover_slaves(self._transport_options["master_name"])
+            self._up = len(up) or self._up  # none: nobody answers, or the primary refuses writes anyway
+            self._look_at = monotonic() + LOOK
+        return self._up
+
+    def on_task_call(self, producer: object, task_id: str) -> None:
+        """Do nothing: publishing a task must not need the result store. ``get`` reads the result when it is asked."""
+
+    # -- writing
+
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Store a state as Celery does.
+
+        A failure that the store will never take as it is (its traceback is too large, say) is stored in short.
+
+        Raises:
+            PutBack: a final state could not be stored for good; the task's message must not be acknowledged.
+            ResultRefused: the store will never take this result, which makes it a failure of the task.
+            kombu.exceptions.EncodeError: likewise, the result cannot be serialised.
+        """
+        try:
+            with self._store(f"{state} of task {task_id}"):
+                answer = super().store_result(task_id, result, state, traceback, request=request, **kwargs)
+        except PutBack as error:
+            if state in READY_STATES:
+                raise
+            logger.warning("%s", error.reason)
+            return result
+        except EncodeError as refused:
+            if state == SUCCESS:
+                raise
+            if state in READY_STATES:
+                self._store_in_short(task_id, result, state, refused)
+            else:
+                logger.warning("%s", refused)
+            return result
+        if state in READY_STATES:
+            numbers.result_stored()
+        return answer
+
+    def _store_in_short(self, task_id: str, result: Any, state: str, refused: EncodeError) -> None:
+        """Store a failure without traceback, arguments and the exception's own, or say in the log that none can be."""
+        short = result if isinstance(result, ResultRefused) else ResultRefused(f"{type(result).__name__}: {refused}")
+        try:
+            with self._store(f"{state} of task {task_id}"):
+                self._store_result(task_id, self.encode_result(short, state), state)
+        except EncodeError as again:
+            logger.critical("Task %s ends as %s, and nothing can tell who waits for it: %s", task_id, state, again)
+
+    def set(self, key: bytes, value: bytes, expires: float | None = None, **_: Any) -> None:
+        """Write a value and return when it is on enough disks, then tell who waits for it.
+
+        Args:
+            key: where.
+            value: what.
+            expires: seconds; by default ``result_expires``.
+
+        Raises:
+            RedisError: not within the patience of the connection.
+        """
+        seconds = self.expires if expires is None else expires
+        self._durable(("SET", key, value, "EX", seconds) if seconds else ("SET", key, value))
+        with suppress(RedisError, OSError):  # who misses the news reads the value
+            self.client.publish(key, value)
+
+    def _store_result(
+        self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
+    ) -> Any:
+        """Write a state unless SUCCESS is there already; that is written again, because it may not be replicated.
+
+        Stock Celery returns there without writing (its guard against a late FAILURE), so the second attempt after a
+        missing replica would confirm nothing.
+        """
+        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+        meta["task_id"] = str(task_id)
+        key = self.get_key_for_task(task_id)
+        value = self._checked(self.encode(meta))
+        if state not in READY_STATES:
+            self._tell(key, value)
+            return result
+        present = self.get(key)
+        if present and self.decode(present)["status"] == SUCCESS:
+            self.set(key, present)
+        else:
+            self._set_with_state(key, value, state)
+        return result
+
+    def _checked(self, value: Any) -> Any:
+        """Return a value that may be sent.
+
+        Raises:
+            ResultRefused: it is larger than ``holdfast_result_max_bytes``.
+        """
+        if _size(value) > self.max_bytes:
+            raise ResultRefused(
+                f"it has {_size(value)} bytes, {self.max_bytes} are allowed; return a reference to the data, or raise "
+                "holdfast_result_max_bytes, and with it maxmemory"
+            )
+        return value
+
+    def _tell(self, key: bytes, news: bytes) -> None:
+        """Write a state that is not final, unless the task has succeeded meanwhile.
+
+        A worker that was frozen calls its task off when it wakes up, and its twin elsewhere may have just ended.
+        """
+
+        def write(pipe: Any) -> None:
+            present = pipe.get(key)
+            pipe.multi()
+            if not present or self.decode(present)["status"] != SUCCESS:
+                pipe.set(key, news, ex=self.expires or None)
+
+        self.client.transaction(write, key)
+
+    def ensure(self, fun: Callable[..., Any], args: Any, **_: Any) -> Any:
+        """Call ``fun`` once: its commands are repeated by the connection's own policy, and not 20 times by Celery's."""
+        return fun(*args)
+
+    def _durable(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """Run commands on one connection and return their answers once the replicas have written them to disk.
+
+        ``WAITAOF`` knows only the writes of its own connection and does not wait inside MULTI, so this is a pipeline
+        without a transaction. When the confirmation is missing everything is sent again to whoever is primary then.
+
+        ``WAIT`` comes first for speed alone. A replica that is asked together with the write answers before its fsync,
+        and by itself only once a second; asked again after it has received the write, it has the write on disk.
+        """
+        limit = int(self.wait * 1000)
+        judge = Judge(self.client, max(_size(self._checked(value)) for command in commands for value in command))
+
+        def attempt() -> list[Any]:
+            with self.client.pipeline(transaction=False) as pipe:
+                needed = self.confirmations()
+                for command in commands:
+                    pipe.execute_command(*command)
+                pipe.execute_command("WAIT", needed, limit)
+                pipe.execute_command("WAITAOF", 1, needed, limit)
+                try:
+                    *answers, _, (local, replicas) = pipe.execute()
+                except RedisError as error:
+                    judge.look(error)
+                    raise
+            if local < 1 or replicas < needed:
+                self._look_at = 0.0
+                raise NotReplicated(f"confirmed by {replicas} of {needed} replicas within {self.wait} s")
+            return list(answers)
+
+        done: list[Any] = self.patience.call_with_retry(attempt, lambda _: self.client.connection_pool.disconnect())
+        return done
+
+    @contextmanager
+    def _store(self, what: str) -> Iterator[None]:
+        """Turn a store that stays away into :class:`PutBack`, and a refusal into :class:`ResultRefused`.
+
+        Outside a task the next caller does not wait again for a store that was away.
+        """
+        hasty = not get_current_task()
+        if hasty and monotonic() < self._down_until:
+            raise PutBack(f"{what} cannot be stored: the result store was away a moment ago")
+        try:
+            yield
+        except (RedisError, OSError, SoftTimeLimitExceeded) as error:
+            if isinstance(error, RedisError) and not transient(error):
+                raise ResultRefused(f"{what} can never be stored: {error!r}") from error
+            if hasty:
+                self._down_until = monotonic() + REST
+            raise PutBack(f"{what} cannot be stored: {error!r}") from error
+        except ResultRefused as refused:
+            raise ResultRefused(f"{what} can never be stored: {refused}") from refused
+        except DecodeError as error:
+            raise ResultRefused(f"{what} can never be stored, what is there already is no state: {error}") from error
+
+    # -- reading
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        """Read a state; a worker that would settle a message because of it first makes sure that it is replicated."""
+        try:
+            meta: dict[str, Any] = super()._get_task_meta_for(task_id)
+            if meta["status"] == SUCCESS and self.app.use_fast_trace_task and not get_current_task():
+                key = self.get_key_for_task(task_id)
+                self.set(key, self.get(key))
+        except (RedisError, OSError, EncodeError) as error:
+            raise BackendGetMetaError(f"task {task_id}: the result store cannot be read: {error!r}") from error
+        return meta
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, (bytes, str)) else 0

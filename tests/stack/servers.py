@@ -1,0 +1,192 @@
+"""Servers of a test's own: a broker, a Redis primary with its replica and one Sentinel, to be set up in odd ways."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+from base64 import b64encode
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from urllib.request import Request, urlopen
+
+import pytest
+from kombu import Connection, Exchange
+from kombu.transport.native_delayed_delivery import declare_native_delayed_delivery_exchanges_and_queues
+from redis import Redis
+
+from holdfast import routing
+
+from .rig import VHOST, Rig
+from .stack import ROOT, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOGIN = "scratch"
+RABBITMQ = f"""
+default_vhost = {VHOST}
+default_user = {LOGIN}
+default_pass = {LOGIN}
+loopback_users = none
+"""
+# AOF as on the stack: a result counts when it is on the disks. The replica follows the first port.
+REDIS = """
+redis-server --port $1 --bind 127.0.0.1 --appendonly yes --appendfsync always --save '' $2
+"""
+SENTINEL = """
+dir=$(mktemp -d); cat > "$dir/sentinel.conf" <<END
+port $1
+bind 127.0.0.1
+sentinel monitor results 127.0.0.1 $2 1
+sentinel down-after-milliseconds results 3000
+END
+exec redis-sentinel "$dir/sentinel.conf"
+"""
+
+
+def image(name: str) -> str:
+    """Return the image of the stack whose name begins like this."""
+    found = re.search(rf"image: (?:\$\{{\w+:-)?({name}:[^\s}}]+)", (ROOT / "compose/compose.yaml").read_text())
+    assert found, name
+    return found[1]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@contextmanager
+def container(*arguments: str) -> Iterator[str]:
+    """Run a container until the end of the block and give its id."""
+    command = ["docker", "run", "--detach", "--label", "holdfast.test=true", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    try:
+        yield done.stdout.strip()
+    finally:
+        subprocess.run(["docker", "rm", "--force", "--volumes", done.stdout.strip()], capture_output=True, check=False)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where they listen on 127.0.0.1."""
+
+    broker: int
+    management: int
+    primary: int
+    replica: int
+    sentinel: int
+
+    @property
+    def broker_url(self) -> str:
+        return f"amqp://{LOGIN}:{LOGIN}@127.0.0.1:{self.broker}/{VHOST}"
+
+    @property
+    def redis(self) -> Redis:
+        """A client of the primary that may do everything."""
+        return Redis(port=self.primary, decode_responses=True, socket_timeout=10)
+
+    @contextmanager
+    def configured(self, **values: str) -> Iterator[None]:
+        """Set values of the primary's configuration until the end of the block; names with _ for -."""
+        names = {name: name.replace("_", "-") for name in values}
+        before: Any = {name: self.redis.config_get(names[name])[names[name]] for name in values}  # type: ignore[index]
+        try:
+            for name, value in values.items():
+                self.redis.config_set(names[name], value)
+            yield
+        finally:
+            for name, value in before.items():
+                self.redis.config_set(names[name], value)
+
+
+@dataclass
+class OwnRig(Rig):
+    """A scratch queue on servers of the test's own, with the same handles as one on the stack."""
+
+    servers: Servers | None = None
+
+    def api(self, method: str, path: str, body: object = None, node: str = "") -> Any:  # noqa: ARG002 - there is one
+        assert self.servers
+        login = b64encode(f"{LOGIN}:{LOGIN}".encode()).decode()
+        data = None if body is None else json.dumps(body).encode()
+        url = f"http://127.0.0.1:{self.servers.management}/api/{path}"
+        headers = {"Authorization": f"Basic {login}"}
+        with urlopen(Request(url, data, headers, method=method), timeout=15) as answer:
+            content = answer.read()
+        return json.loads(content) if content else None
+
+    def depth(self, queue: str | None = None) -> tuple[int, int]:
+        assert self.servers
+        name = queue or self.queue
+        with Connection(self.servers.broker_url) as connection:
+            ready = connection.default_channel.queue_declare(name, passive=True).message_count
+        return ready, int(self.api("GET", f"queues/{VHOST}/{name}").get("messages_unacknowledged", 0))
+
+    def servers_environment(self) -> dict[str, str]:
+        assert self.servers
+        return {
+            "HOLDFAST_BROKER_URL": self.servers.broker_url,
+            "HOLDFAST_RESULT_URL": f"sentinel://127.0.0.1:{self.servers.sentinel}/0",
+            "HOLDFAST_SENTINEL_MASTER": "results",
+            "SCRATCH_OTHER_SENTINELS": "0",
+        }
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Servers that no other process uses."""
+    conf = tmp_path_factory.mktemp("servers") / "rabbitmq.conf"
+    conf.write_text(RABBITMQ, encoding="utf-8")
+    conf.chmod(0o644)  # the broker runs as another user
+    conf.parent.chmod(0o755)
+    conf.parent.parent.chmod(0o755)
+    ports = free_ports(5)
+    broker, management, primary, replica, sentinel = map(str, ports)
+    shell = ("--network", "host", "--entrypoint", "sh", image("redis"), "-c")
+    with ExitStack() as stack:
+        publish = ("--publish", f"127.0.0.1:{broker}:5672", "--publish", f"127.0.0.1:{management}:15672")
+        mount = ("--volume", f"{conf}:/etc/rabbitmq/rabbitmq.conf:ro")
+        stack.enter_context(container(*publish, *mount, image("rabbitmq")))
+        stack.enter_context(container(*shell, REDIS, "sh", primary, ""))
+        stack.enter_context(container(*shell, REDIS, "sh", replica, f"--replicaof 127.0.0.1 {primary}"))
+        stack.enter_context(container(*shell, SENTINEL, "sh", sentinel, primary))
+        servers = Servers(*ports)
+        _prepare(servers)
+        yield servers
+
+
+def _prepare(servers: Servers) -> None:
+    """Wait for the servers, and give the broker the exchanges that its definitions give the stack's."""
+    url = f"http://127.0.0.1:{servers.management}"
+    wait_until(lambda: urlopen(url, timeout=5).status == 200, "the broker has started", 180)
+    with Connection(servers.broker_url) as connection:
+        Exchange(routing.EXCHANGE, "topic")(connection.default_channel).declare()
+        declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
+
+    def replicated() -> bool:
+        with Redis(port=servers.sentinel, decode_responses=True) as sentinel:
+            return len(sentinel.sentinel_slaves("results")) == 1
+
+    wait_until(replicated, "Sentinel sees the replica", 30)
+
+
+@pytest.fixture
+def own_rig(servers: Servers, tmp_path: Path) -> Iterator[OwnRig]:
+    """A scratch queue on servers of the test's own; what a test left in Redis is gone at its end."""
+    rig = OwnRig(cast("Any", None), tmp_path, servers=servers)
+    rig.declare()
+    try:
+        yield rig
+    finally:
+        rig.remove()
+        servers.redis.flushall()
