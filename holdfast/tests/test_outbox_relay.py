@@ -10,7 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery, chord, group
@@ -18,6 +19,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from outbox_contract import add, add_rows, app, clear, make_due, relay_over, total, waiting
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
@@ -27,8 +30,9 @@ from holdfast.cli import main
 from holdfast.outbox import send, store
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.table import outbox as table
-from holdfast.outbox.workflow import Workflow
+from holdfast.outbox.workflow import DELAY_EXCHANGE, Workflow
 from holdfast.publisher import Message, Nacked, NotAcknowledged, Refused, TimedOut
+from holdfast.results import ResultRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -273,3 +277,77 @@ def test_a_silent_result_store_is_asked_once_in_a_pass(engine: Engine, monkeypat
     assert (done.published, done.kept, len(asked)) == (1, 3, 1)
     with engine.connect() as connection:
         assert set(connection.scalars(select(table.c.refusals))) == {0}, "an outage is no refusal"
+
+
+def put_messages(engine: Engine, *messages: Message) -> None:
+    """Store one row for each message."""
+    with engine.begin() as connection:
+        for message in messages:
+            store.put_message(connection, message)
+
+
+def ready_message(task_id: str, **changes: Any) -> Message:
+    """A message as the outbox keeps it."""
+    message = Message("tasks", "default", b"[]", "application/json", "utf-8", {}, {"correlation_id": task_id})
+    return replace(message, **changes)
+
+
+def refused_rows(engine: Engine) -> list[tuple[str, int, str]]:
+    """Rows that stay, with the number of refusals and the reason."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(table.c.task_id, table.c.refusals, table.c.error).order_by(table.c.id))
+        return [(row.task_id, row.refusals, row.error) for row in rows]
+
+
+def test_a_row_whose_delay_is_no_time_stops_no_other(engine: Engine) -> None:
+    put_messages(engine, ready_message("bad", exchange=DELAY_EXCHANGE, headers={"eta": "soon"}), ready_message("good"))
+    sent: list[str | None] = []
+    relay_over(engine, lambda message: sent.append(message.task_id)).once()
+    assert sent == ["good"]
+    ((task_id, refusals, error),) = refused_rows(engine)
+    assert (task_id, refusals) == ("bad", 1)
+    assert "soon" in error
+
+
+def test_a_reason_is_kept_in_a_form_that_every_database_takes(engine: Engine) -> None:
+    put_messages(engine, ready_message("bad"))
+    relay_over(engine, lambda _: Refused("a \x00 " + "x" * 10_000)).once()
+    ((_, _, error),) = refused_rows(engine)
+    assert "\x00" not in error
+    assert len(error) == 2000
+
+
+@pytest.mark.parametrize(
+    ("error", "refusals"),
+    [
+        (NoPermissionError("no right to SET"), 1),
+        (ResponseError("WRONGTYPE"), 1),
+        (ResultRefused("too large"), 1),
+        (NotImplementedError("no chords"), 1),
+        (RedisConnectionError("away"), 0),
+        (ResponseError("NOREPLICAS"), 0),
+        (OutOfMemoryError("full"), 0),
+    ],
+    ids=repr,
+)
+def test_a_result_store_that_refuses_a_chord_is_no_outage(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, refusals: int
+) -> None:
+    with Session(engine) as session, session.begin():
+        outbox.enqueue(session, chord([add.s(1, 1), add.s(2, 2)], total.s()))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app.backend, "set_chord_size", refuse)
+    monkeypatch.setattr(app.backend, "apply_chord", refuse)
+    relay_over(engine, lambda _: None).once()
+    ((_, found, _),) = refused_rows(engine)
+    assert found == refusals
+
+
+def test_on_another_broker_too_a_message_that_cannot_be_sent_stops_no_other() -> None:
+    other = Celery("other", broker="memory://", set_as_current=False)
+    bad = ready_message("bad", properties={"correlation_id": "bad", "expiration": "never"})
+    outcomes = send.sender(other)([ready_message("one"), bad, ready_message("two")])
+    assert [type(outcome) for outcome in outcomes] == [type(None), ValueError, type(None)]

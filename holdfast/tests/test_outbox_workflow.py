@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from kombu.exceptions import EncodeError
 from holdfast import routing
 from holdfast.app import install
 from holdfast.outbox.workflow import DELAY_EXCHANGE, Workflow, due_in, record
+from holdfast.publisher import Refused
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -108,6 +111,56 @@ def test_the_stored_form_gives_the_same_messages_back(app: Celery) -> None:
 def test_arguments_that_do_not_serialise_are_refused_in_the_transaction(app: Celery) -> None:
     with pytest.raises(EncodeError):
         record(sig(app, "add", 1, object()))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda add, total: chord([add(1, 1)], total() | add(1)),
+        lambda add, total: chord([add(1, 1)], group(total(), total())),
+        lambda add, total: chord([add(1, 1)], group(total() | add(1), total())),
+        lambda add, total: chord([chord([add(1, 1)], total()), add(2, 2)], total()),
+        lambda add, total: group(add(1, 1), add(2, 2)) | total() | group(add(1), add(2)) | total(),
+        lambda add, total: chord((add(n, n) for n in range(3)), group(total() for _ in range(2))),
+    ],
+    ids=["chain", "group", "group of chains", "chord of chords", "group, task, group, task", "generators"],
+)
+def test_canvases_inside_of_canvases_are_stored(app: Celery, build: Any) -> None:
+    workflow = record(build(lambda *args: sig(app, "add", *args), lambda: sig(app, "total")))
+    read = Workflow.loads(workflow.dumps())
+    assert read.messages == workflow.messages
+    assert read.dumps() == workflow.dumps()
+
+
+def test_a_body_above_the_limit_is_refused_in_the_transaction(app: Celery) -> None:
+    app.conf.holdfast_publish_max_bytes = 1000
+    with pytest.raises(Refused, match="1000 are allowed"):
+        record(chord([sig(app, "add", 1, "x" * 1000)], sig(app, "total")))
+
+
+def test_what_amqp_cannot_carry_is_refused_in_the_transaction(app: Celery) -> None:
+    with pytest.raises(Refused, match="one AMQP frame"):
+        record(sig(app, "add", 1, 2).set(headers={"large": "x" * 200_000}))
+
+
+def test_a_chord_without_a_result_store_is_refused_in_the_transaction() -> None:
+    app = Celery("storeless", broker="memory://", set_as_current=False)
+
+    @app.task(name="add", shared=False)
+    def task(*_: Any) -> None:
+        pass
+
+    with pytest.raises(NotImplementedError):
+        record(chord([task.s(1)], task.s()))
+
+
+def test_nothing_of_celery_is_changed_by_an_import() -> None:
+    code = (
+        "from celery import Celery\nbefore = dict(vars(Celery))\n"
+        "import holdfast.app, holdfast.outbox, holdfast.results\n"
+        "assert dict(vars(Celery)) == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_an_unknown_queue_is_refused_in_the_transaction(app: Celery) -> None:

@@ -15,6 +15,8 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 import click
+from kombu.exceptions import EncodeError
+from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
 from holdfast.dead import load_app
@@ -25,6 +27,7 @@ from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.send import sender
 from holdfast.outbox.workflow import Workflow, due_in
 from holdfast.publisher import NotAcknowledged
+from holdfast.results import transient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,14 +39,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POISON = (
+POISON = (  # they lie in the row or in the application, not in a server that is away
     TypeError,
     ValueError,
     LookupError,
     AttributeError,
     NotImplementedError,
-)  # they lie in the row, not in a server
+    EncodeError,
+)
 
+ERROR_LENGTH = 2000  # characters of a reason that are kept
 TROUBLE_PAUSE = 2.0  # seconds; when nothing gets through, claiming the whole backlog would only burn attempts
 
 
@@ -113,7 +118,7 @@ class Relay:
                 ready[row.id] = opened
             else:
                 failures[row.id] = opened
-        outcomes = iter(self.send([due_in(message) for workflow in ready.values() for message in workflow.messages]))
+        outcomes = iter(self.send([message for workflow in ready.values() for message in workflow.messages]))
         for row_id, workflow in ready.items():
             errors = list(islice(outcomes, len(workflow.messages)))
             self.metrics.acknowledged.inc(errors.count(None))
@@ -127,14 +132,16 @@ class Relay:
         try:
             workflow.prepare(self.app)
         except Exception as error:  # noqa: BLE001 - kept in the row
-            return store.Failure(repr(error), refused=isinstance(error, POISON))
+            healthy = isinstance(error, RedisError) and not transient(error)  # it answers, and refuses this
+            return store.Failure(_text(repr(error)), refused=healthy or isinstance(error, POISON))
         return workflow
 
     def _settle(self, rows: Sequence[store.Row], failures: dict[int, store.Failure]) -> None:
         if not rows:
             return
-        with self.engine.begin() as connection:
+        with self.engine.begin() as connection:  # alone: a failure that cannot be noted must not publish these again
             store.remove(connection, [row.id for row in rows if row.id not in failures])
+        with self.engine.begin() as connection:
             for row in rows:
                 if row.id in failures:
                     store.postpone(connection, row, failures[row.id])
@@ -144,14 +151,15 @@ class Relay:
 
 
 def _read(row: store.Row) -> Workflow | store.Failure:
-    """Return what a row holds; one bad row must not stop the others."""
+    """Return what a row holds, its delays from now on; one bad row must not stop the others."""
     try:
         workflow = Workflow.loads(row.workflow)
-        for message in workflow.messages:
+        messages = [due_in(message) for message in workflow.messages]
+        for message in messages:
             message.encode()  # fails here, not in the middle of the batch
     except Exception as error:  # noqa: BLE001 - kept in the row
-        return store.Failure(repr(error), refused=True)
-    return workflow
+        return store.Failure(_text(repr(error)), refused=True)
+    return replace(workflow, messages=messages)
 
 
 def _failure(workflow: Workflow, errors: list[Exception | None]) -> store.Failure | None:
@@ -170,7 +178,12 @@ def _failure(workflow: Workflow, errors: list[Exception | None]) -> store.Failur
 
 def _describe(error: Exception) -> str:
     """Return the reason without the task's id, so that equal reasons look equal."""
-    return f"{type(error).__name__}: {error.detail}" if isinstance(error, NotAcknowledged) else repr(error)
+    return _text(f"{type(error).__name__}: {error.detail}" if isinstance(error, NotAcknowledged) else repr(error))
+
+
+def _text(reason: str) -> str:
+    """Return a reason that every database stores: PostgreSQL takes no NUL, and nobody reads a whole body."""
+    return reason.replace("\x00", "\\x00")[:ERROR_LENGTH]
 
 
 @click.command()

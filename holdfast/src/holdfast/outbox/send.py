@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kombu.exceptions import OperationalError
 
 from holdfast.publisher import Policy, Publisher, Unreachable
+from holdfast.results import transient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,8 +50,9 @@ class _Kombu:
         connection = producer.connection
         try:
             connection.ensure(producer, self._publish, max_retries=1)(producer, message)
-        except (OperationalError, *connection.recoverable_connection_errors) as error:
-            return Unreachable(str(error))
+        except Exception as error:  # noqa: BLE001 - of this message alone; the others go on
+            passing = isinstance(error, (OperationalError, *connection.recoverable_connection_errors))
+            return Unreachable(str(error)) if passing or transient(error) else error
         return None
 
     def _publish(self, producer: Any, message: Message) -> None:

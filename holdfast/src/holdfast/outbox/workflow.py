@@ -7,30 +7,27 @@ result store are not touched: a business transaction must not depend on them.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from celery import Celery
-from celery.backends.base import BaseBackend
 from celery.canvas import maybe_signature
 from celery.result import result_from_tuple
-from kombu import Connection
 from kombu.transport.native_delayed_delivery import MAX_NUMBER_OF_BITS_TO_USE, calculate_routing_key
 from kombu.utils import json
 
 from holdfast.publisher.message import Message
-from holdfast.publisher.seam import prepare
+from holdfast.publisher.policy import Policy
+from holdfast.publisher.recorder import recording
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
+    from celery import Celery
     from celery.canvas import Signature
 
 DELAY_EXCHANGE = f"celery_delayed_{MAX_NUMBER_OF_BITS_TO_USE - 1}"
 _NO_DELAY = "0." * MAX_NUMBER_OF_BITS_TO_USE  # passes through all levels of the native delay at once
+
+_FIELDS = tuple(Message.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,8 @@ class Workflow:
 
     def dumps(self) -> str:
         """Return the stored form: JSON, whatever serializer the tasks use."""
-        return str(json.dumps(asdict(self)))
+        messages = [{name: getattr(message, name) for name in _FIELDS} for message in self.messages]
+        return str(json.dumps({"task_id": self.task_id, "messages": messages, "chords": self.chords}))
 
     @classmethod
     def loads(cls, text: str) -> Workflow:
@@ -89,6 +87,7 @@ def record(signature: Signature[Any]) -> Workflow:
         kombu.exceptions.EncodeError: an argument cannot be serialised.
         celery.exceptions.QueueNotFound: it names an unknown queue.
         TypeError: the arguments do not fit the task.
+        holdfast.publisher.Refused: a message is too large, or AMQP cannot carry its names or headers.
         ValueError: there is nothing to publish: the canvas is empty, or the app runs its tasks itself.
     """
     if signature.app.conf.task_always_eager:
@@ -96,15 +95,14 @@ def record(signature: Signature[Any]) -> Workflow:
             "task_always_eager is set, so the task would run now instead of being stored. Leave it unset where code "
             "enqueues; a test can look into the table holdfast_outbox instead."
         )
-    tape = _Tape(signature.app)
-    token = _recording.set(tape)
-    try:
+    with recording(signature.app) as tape:
         result = signature.clone().apply_async()
-    finally:
-        _recording.reset(token)
     if not tape.messages:
         raise ValueError(f"{signature!r} has no message to publish. Enqueue a signature with at least one task.")
-    return Workflow(result.id, tape.messages, tape.store.calls)
+    limit = Policy.from_settings(signature.app.conf).max_bytes
+    for message in tape.messages:
+        message.encode().check_size(limit)
+    return Workflow(result.id, tape.messages, tape.chords)
 
 
 def due_in(message: Message, now: datetime | None = None) -> Message:
@@ -128,57 +126,3 @@ def due_in(message: Message, now: datetime | None = None) -> Message:
     if left < 1:
         key = _NO_DELAY + key[len(_NO_DELAY) :]
     return replace(message, routing_key=key)
-
-
-class _Store(BaseBackend):  # type: ignore[misc]  # an alias that the stubs do not know
-    """Stands in for the result store: notes what chords would tell it, ignores the rest."""
-
-    def __init__(self, app: Celery) -> None:
-        super().__init__(app)
-        self.calls: list[list[Any]] = []
-
-    def apply_chord(self, header_result_args: tuple[str, list[Any]], body: Any, **options: Any) -> None:
-        group_id, results = header_result_args
-        self.calls.append(["apply_chord", group_id, [result.as_tuple() for result in results], dict(body), options])
-
-    def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        self.calls.append(["set_chord_size", group_id, chord_size])
-
-
-class _Tape:
-    """Stands in for a producer: keeps the messages instead of sending them."""
-
-    def __init__(self, app: Celery) -> None:
-        self.connection = Connection("memory://")  # Celery asks it for its error classes; it is never opened
-        self.messages: list[Message] = []
-        self.store = _Store(app)
-
-    def publish(self, body: Any, **options: Any) -> None:
-        """Take what ``kombu.Producer.publish`` would send."""
-        if "correlation_id" in options:  # else a task-sent event: the publish that it tells of has not happened
-            self.messages.append(prepare(body, **options))
-
-
-_recording: ContextVar[_Tape | None] = ContextVar("holdfast_outbox_recording", default=None)
-
-
-def _intercept() -> None:
-    """Let Celery ask the running recording, if there is one, for its producer and its result store.
-
-    Passing ``producer=`` is not enough: a chord drops it, and each task of a group subscribes to its result.
-    """
-    acquire, backend = Celery.producer_or_acquire, cast("property", Celery.backend)
-
-    def producer_or_acquire(self: Celery, producer: Any = None) -> AbstractContextManager[Any]:
-        tape = _recording.get()
-        return acquire(self, producer) if tape is None else nullcontext(tape)
-
-    def current_backend(self: Celery) -> Any:
-        tape = _recording.get()
-        return backend.fget(self) if tape is None else tape.store  # type: ignore[misc]  # a property has a getter
-
-    setattr(Celery, "producer_or_acquire", producer_or_acquire)  # noqa: B010 - typed as a method
-    setattr(Celery, "backend", property(current_backend, backend.fset))  # noqa: B010 - typed as read-only
-
-
-_intercept()

@@ -57,13 +57,11 @@ class Cluster:
                 "logging handler that publishes do nothing while it runs already",
                 task_id=wire.task_id,
             )
-        if len(wire.body) <= self.policy.max_bytes:
-            return None
-        return Refused(
-            f"its body has {len(wire.body)} bytes, {self.policy.max_bytes} are allowed; pass a reference to the data, "
-            "or raise max_message_size of the broker and holdfast_publish_max_bytes together",
-            task_id=wire.task_id,
-        )
+        try:
+            wire.check_size(self.policy.max_bytes)
+        except Refused as refused:
+            return refused
+        return None
 
     def store(self, wire: Wire, error: NotAcknowledged) -> bool:
         """Hand a message that was not acknowledged to the fallback.

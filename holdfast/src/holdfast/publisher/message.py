@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from struct import Struct, error
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import amqp
 from amqp.exceptions import AMQPError
 from amqp.serialization import decode_properties_basic
+from kombu import Producer
 
 from holdfast.publisher.errors import Refused
+
+if TYPE_CHECKING:
+    from kombu import Connection
 
 PUBLISHED_AT = "published_at"  # header of a task: when the caller published it, as seconds since the epoch, in text
 CHANNEL = 1  # a publishing connection has one channel
@@ -22,6 +26,8 @@ _FRAME = Struct(">BHI")  # type, channel, payload size
 _CONTENT = Struct(">BHIHHQ")  # the same, then class, weight, body size
 _END = b"\xce"
 _PROPERTIES = 131_072 - 8 - 12  # bytes; they travel in one frame, and frame_max is 131072 by default on both sides
+
+_encoder: Any = Producer(cast("Connection", None))  # kombu's serialisation and compression, without a channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,22 @@ class Wire:
     def key(self) -> tuple[str, str, str | None]:
         """What a ``basic.return`` of this message carries, too."""
         return self.exchange, self.routing_key, self.task_id
+
+    def check_size(self, max_bytes: int) -> None:
+        """Look at the size of the body.
+
+        Args:
+            max_bytes: what is allowed, in bytes.
+
+        Raises:
+            Refused: it is larger; the broker would close the channel, and with it everything in flight.
+        """
+        if len(self.body) > max_bytes:
+            raise Refused(
+                f"its body has {len(self.body)} bytes, {max_bytes} are allowed; pass a reference to the data, or raise "
+                "max_message_size of the broker and holdfast_publish_max_bytes together",
+                task_id=self.task_id,
+            )
 
     def frames(self, frame_max: int) -> bytes:
         """Return the bytes of a mandatory ``basic.publish``.
@@ -132,6 +154,50 @@ class Message:
             properties.pop("application_headers", {}),
             properties,
         )
+
+
+def prepare(
+    body: Any,
+    *,
+    exchange: Any,
+    routing_key: str,
+    serializer: str | None = None,
+    compression: str | None = None,
+    headers: dict[str, Any] | None = None,
+    delivery_mode: Any = None,
+    expiration: float | None = None,
+    priority: int | None = 0,
+    content_type: str | None = None,
+    content_encoding: str | None = None,
+    **properties: Any,
+) -> Message:
+    """Build the message that ``kombu.Producer.publish`` would send for the same arguments.
+
+    Args:
+        body: what the serializer gets.
+        exchange: name or :class:`kombu.Exchange`.
+        expiration: seconds that the message may wait in a queue.
+        properties: further AMQP basic properties. The rest is as in kombu.
+    """
+    for option in ("mandatory", "immediate", "retry", "retry_policy", "timeout", "confirm_timeout", "declare"):
+        properties.pop(option, None)
+    headers = {} if headers is None else headers
+    exchange, properties["delivery_mode"] = _encoder._delivery_details(exchange, delivery_mode)
+    if expiration is not None:
+        properties["expiration"] = str(int(expiration * 1000))
+    data, content_type, content_encoding = _encoder._prepare(
+        body, serializer, content_type, content_encoding, compression, headers
+    )
+    raw = data.encode(content_encoding or "utf-8") if isinstance(data, str) else data
+    return Message(
+        exchange,
+        routing_key,
+        raw,
+        content_type or "",
+        content_encoding or "",
+        headers,
+        {"priority": priority, **properties},
+    )
 
 
 def now() -> str:

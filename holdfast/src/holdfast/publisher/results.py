@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery.backends.base import BaseKeyValueStoreBackend
 
+from holdfast.publisher.recorder import attach_backend
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -38,4 +40,4 @@ def detach_results(app: Celery) -> None:
 def _detach(backend: Any) -> Any:
     if isinstance(backend, BaseKeyValueStoreBackend):  # the rpc backend declares its queue there, and on the broker
         vars(backend)["on_task_call"] = lambda _producer, _task_id: None
-    return backend
+    return attach_backend(backend)

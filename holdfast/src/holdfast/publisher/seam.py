@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from celery.app.amqp import AMQP
-from kombu import Producer, pools
+from kombu import pools
 from kombu.utils.imports import symbol_by_name
 
 from holdfast.logs import about
+from holdfast.publisher import recorder
 from holdfast.publisher.log import logger
-from holdfast.publisher.message import PUBLISHED_AT, Message, now
+from holdfast.publisher.message import PUBLISHED_AT, now, prepare
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
+from holdfast.publisher.recorder import collecting
 from holdfast.request import PutBack, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from celery import Celery
     from kombu import Connection
 
-_collected: ContextVar[list[Message] | None] = ContextVar("holdfast_collected", default=None)
-_encoder: Any = Producer(cast("Connection", None))  # kombu's serialisation and compression, without a channel
+__all__ = ["DurableAMQP", "LazyProducer", "ProducerPool", "TaskProducer", "collecting"]
 
 
 class DurableAMQP(AMQP):
@@ -75,10 +74,6 @@ class DurableAMQP(AMQP):
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             options["retry"] = False  # Celery would repeat the whole publish, deadline included
-            if _expires(message):
-                # Celery's TTL of the message. The broker would dead-letter the task without a state, for ever pending;
-                # a worker that finds the header's time passed stores REVOKED
-                options.pop("expiration", None)
             return stock(TaskProducer(self, producer), name, message, **options)
 
         return send_task_message
@@ -115,83 +110,24 @@ class TaskProducer:
         Raises:
             NotAcknowledged: the kind says why.
         """
+        tape = recorder.running()
         if "correlation_id" not in options:
-            return self._producer.publish(body, **options)
+            return None if tape and tape.silent else self._producer.publish(body, **options)
         options["headers"] = {**(options.get("headers") or {}), PUBLISHED_AT: now()}  # a new one for each retry
         if self.connection.transport.driver_type != "amqp":
-            return self._producer.publish(body, **options)
+            return (tape or self._producer).publish(body, **options)
         publisher = self._amqp.publisher(self.connection)
         declare = options.pop("declare", None) or ()
         deadline = options.pop("confirm_timeout", None) or options.pop("timeout", None)
         message = prepare(body, **options)
         publisher.topology[message.exchange, message.routing_key] = [e for e in declare if not e.no_declare]
-        collected = _collected.get()
-        if collected is not None:
-            collected.append(message)
+        if tape is not None:
+            tape.messages.append(message)
             return None
         with about(message.headers):
             acknowledged = publisher.publish(message, deadline)
             logger.debug("task %s is %s", message.task_id, "published" if acknowledged else "stored")
         return acknowledged
-
-
-@contextmanager
-def collecting() -> Iterator[list[Message]]:
-    """Collect the task messages that this thread would publish inside the block, instead of publishing them.
-
-    Returns:
-        The list that they are appended to.
-    """
-    messages: list[Message] = []
-    token = _collected.set(messages)
-    try:
-        yield messages
-    finally:
-        _collected.reset(token)
-
-
-def prepare(
-    body: Any,
-    *,
-    exchange: Any,
-    routing_key: str,
-    serializer: str | None = None,
-    compression: str | None = None,
-    headers: dict[str, Any] | None = None,
-    delivery_mode: Any = None,
-    expiration: float | None = None,
-    priority: int | None = 0,
-    content_type: str | None = None,
-    content_encoding: str | None = None,
-    **properties: Any,
-) -> Message:
-    """Build the message that ``kombu.Producer.publish`` would send for the same arguments.
-
-    Args:
-        body: what the serializer gets.
-        exchange: name or :class:`kombu.Exchange`.
-        expiration: seconds that the message may wait in a queue.
-        properties: further AMQP basic properties. The rest is as in kombu.
-    """
-    for option in ("mandatory", "immediate", "retry", "retry_policy", "timeout", "confirm_timeout", "declare"):
-        properties.pop(option, None)
-    headers = {} if headers is None else headers
-    exchange, properties["delivery_mode"] = _encoder._delivery_details(exchange, delivery_mode)
-    if expiration is not None:
-        properties["expiration"] = str(int(expiration * 1000))
-    data, content_type, content_encoding = _encoder._prepare(
-        body, serializer, content_type, content_encoding, compression, headers
-    )
-    raw = data.encode(content_encoding or "utf-8") if isinstance(data, str) else data
-    return Message(
-        exchange,
-        routing_key,
-        raw,
-        content_type or "",
-        content_encoding or "",
-        headers,
-        {"priority": priority, **properties},
-    )
 
 
 class ProducerPool:
@@ -235,12 +171,6 @@ class LazyProducer:
         self.__exit__(None, None, None)
 
     close = release
-
-
-def _expires(message: Any) -> bool:
-    """Tell whether a message of either protocol says when its task expires."""
-    fields = message.body if isinstance(message.body, dict) else message.headers
-    return fields.get("expires") is not None
 
 
 def _configured(fallback: Any) -> Fallback | None:
