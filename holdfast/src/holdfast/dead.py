@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from amqp import Message, spec
-from amqp.exceptions import AMQPError, MessageNacked
+from amqp.exceptions import AMQPError, ChannelError, MessageNacked
 from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
@@ -114,6 +114,40 @@ class Letter:
         return Message(self.body, application_headers=headers, **properties)
 
 
+class NotReplayedError(Exception):
+    """The broker does not take the copy of one letter."""
+
+
+class Post:
+    """A channel of its own for copies: a refusal that closes it leaves the letters in hand where they are.
+
+    Args:
+        connection: a kombu connection to the broker.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._channel: Any = None
+
+    def send(self, copy: Message, exchange: str, key: str) -> None:
+        """Publish a copy and wait for the broker's confirm.
+
+        Raises:
+            NotReplayedError: the broker refuses it, or no queue is bound for it.
+        """
+        if self._channel is None:
+            self._channel = self._connection.channel()
+        try:
+            self._channel.basic_publish(
+                copy, exchange=exchange, routing_key=key, mandatory=True, confirm_timeout=CONFIRM_TIMEOUT
+            )
+        except (ChannelError, MessageNacked) as error:
+            channel, self._channel = self._channel, None  # answers to this copy must not be taken for the next one's
+            if channel.is_open:
+                channel.close()
+            raise NotReplayedError(str(error) or "the broker answered no") from error
+
+
 @dataclass(frozen=True)
 class Office:
     """A connection to the broker and the queue whose letters are handled."""
@@ -121,6 +155,7 @@ class Office:
     app: Celery
     channel: Any
     queue: str
+    post: Post
 
     def letters(self) -> Iterator[Letter]:
         """Fetch the letters one by one, each once; what is not acknowledged returns when the office closes."""
@@ -135,15 +170,14 @@ class Office:
         """Publish the letter again, wait for the broker's confirm, and only then take it out of the queue.
 
         Raises:
-            amqp.exceptions.AMQPError: it was not confirmed, or no queue took it; the letter stays.
+            NotReplayedError: no queue took it, or the broker refuses it; the letter stays, and others can go on.
+            amqp.exceptions.ConnectionError: the broker is away; the letter stays.
         """
         if queue is None:
             exchange, key = letter.target(self.app)
         else:
             exchange, key = self.app.amqp.queues[queue].exchange.name, self.app.amqp.queues[queue].routing_key
-        self.channel.basic_publish(
-            letter.revived(), exchange=exchange, routing_key=key, mandatory=True, confirm_timeout=CONFIRM_TIMEOUT
-        )
+        self.post.send(letter.revived(), exchange, key)
         self.channel.basic_ack(letter.raw.delivery_tag)
 
     def discard(self, letter: Letter, reason: str, keep: Path) -> None:
@@ -171,7 +205,7 @@ def open_office(app: Celery, queue: str) -> Iterator[Office]:
             connection.ensure_connection(max_retries=3, interval_start=1, interval_step=1)
             channel: Any = connection.channel()
             try:
-                yield Office(app, channel, queue)
+                yield Office(app, channel, queue, Post(connection))
             finally:
                 if channel.is_open:
                     channel.send_method(spec.Basic.Nack, "Lbb", (0, True, True))  # 0 and multiple: all that are left
@@ -263,15 +297,25 @@ def show(connect: Connect, task_id: str) -> None:
 @click.pass_obj
 def replay(connect: Connect, /, task_id: str | None, limit: int | None, target: str | None, **_: bool) -> None:
     """Publish messages again, with all their retries; each leaves the queue when the broker has confirmed the copy."""
-    done = 0
+    done, refused = 0, 0
     with connect() as office:
         if target is not None and target not in office.app.amqp.queues:
             raise click.BadParameter(f"{target!r} is no queue; allowed: {', '.join(office.app.amqp.queues)}.")
         for letter in islice(_chosen(office, task_id), limit):
-            office.replay(letter, target)
-            done += 1
-            click.echo(f"replayed {letter.task_id}")
+            try:
+                office.replay(letter, target)
+            except NotReplayedError as error:
+                refused += 1
+                click.echo(f"not replayed {letter.task_id}: {error}", err=True)
+            else:
+                done += 1
+                click.echo(f"replayed {letter.task_id}")
     click.echo(f"{done} replayed.")
+    if refused:
+        raise click.ClickException(
+            f"{refused} stay in the queue, the broker does not take them. Create the queue or exchange that is named "
+            "above, or choose another queue with --to, and replay again."
+        )
 
 
 @command.command(cls=Chosen)

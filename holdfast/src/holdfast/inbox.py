@@ -60,13 +60,15 @@ def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) 
         What this or the first call of ``effect`` returned.
 
     Raises:
-        ValueError: the key is empty or too long, or the database is neither PostgreSQL nor SQLite.
+        ValueError: the key is empty, too long or has a NUL, or the database is neither PostgreSQL nor SQLite.
         TypeError: the result is no JSON value; the effect is undone.
         Exception: whatever ``effect`` raises.
     """
     name = key if isinstance(key, str) else "/".join(part.replace("/", "//") for part in key)
     if not 0 < len(name) <= 255:
         raise ValueError(f"the key {name[:60]!r} has {len(name)} characters; 1 to 255 are allowed, use the task's id")
+    if "\x00" in name:
+        raise ValueError(f"the key {name[:60]!r} has a NUL, which PostgreSQL does not store; use the task's id")
     dialect = session.connection().dialect.name
     if dialect not in _INSERT:
         raise ValueError(f"the inbox works on {' and '.join(_INSERT)}, this database is {dialect}")
