@@ -11,13 +11,11 @@ import holdfast
 
 PROBE = """
 import sys
-class Only:
-    def find_spec(self, name, path=None, target=None):
-        top = name.partition(".")[0]
-        if top not in sys.stdlib_module_names and top != "holdfast":
-            raise SystemExit(f"{name} was imported")
-sys.meta_path.insert(0, Only())
+before = set(sys.modules)
 import holdfast, holdfast.MODULE
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+if foreign := loaded - set(sys.stdlib_module_names) - {"holdfast"}:
+    raise SystemExit(f"{sorted(foreign)} were imported")
 """
 
 
