@@ -154,7 +154,7 @@ def test_a_login_that_may_not_read_policies_is_skipped_and_said(rabbit: Server) 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[Server]:
     """A Redis that evicts and keeps nothing."""
-    server = Server("redis:8.0.6", "redis-server", "--protected-mode", "no", "--maxmemory-policy", "allkeys-lru")
+    server = Server("redis:8.2.9", "redis-server", "--protected-mode", "no", "--maxmemory-policy", "allkeys-lru")
     try:
         wait_until(lambda: server.answers("redis-cli", "ping"), "Redis answers", deadline=60)
         yield server
@@ -165,7 +165,7 @@ def redis() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def sentinel() -> Iterator[Server]:
     """A Sentinel alone, that waits a minute."""
-    server = Server("redis:8.0.6", "sh", "-c", SENTINEL)
+    server = Server("redis:8.2.9", "sh", "-c", SENTINEL)
     try:
         wait_until(lambda: server.answers("redis-cli", "-p", "26379", "ping"), "Sentinel answers", deadline=60)
         yield server
