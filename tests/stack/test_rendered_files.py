@@ -63,6 +63,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         timeout=500,
     )
+    for path in (folder / "out/secret").rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # the servers run as users of their own
     certificate(folder / "tls")
     return folder
 

@@ -63,6 +63,7 @@ def test_every_edit_of_the_redis_files_changes_them(tmp_path: Path) -> None:
         if mutant.second:
             Servers(ROOT, tmp_path / name, "10.0.0", mutant.second, {}).write_files(files)
             assert any((tmp_path / name / one).read_text() != text for one, text in files.items())
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o700, "the copies hold passwords"
     wrong = mutants.Second(("redis",), (("^nothing", ""),))
     with pytest.raises(TargetError, match="matches nothing"):
         Servers(ROOT, tmp_path / "wrong", "10.0.0", wrong, {}).write_files(files)

@@ -20,7 +20,7 @@ from holdfast import environment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 FILTERS = runpy.run_path(str(ROOT / "ansible/plugins/filter/passwords.py"))
 SETTINGS = str(Path(environment.__file__).with_name("settings.py"))
 NASTY = (

@@ -1,0 +1,82 @@
+"""No task of a role shows a key or a password in its output, whatever options a playbook is run with."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+WRITES = ("copy", "template", "blockinfile", "lineinfile")
+SECRET = re.compile(
+    r"key\.pem|\.key\b|tls_client_dir }}/{{|secret|password|\.env\b|environment_file|users|cookie|acl|rdb"
+    r"|definitions\.json"
+    r"|redis\.conf|sentinel\.conf|web\.yml|alertmanager\.yml|redis-exporter|render_dir }}/{{"
+)
+PUBLIC = re.compile(r"node-web\.yml|/etc/systemd/|apt/keyrings|render_dir }}/workers")
+
+
+def tasks(items: list[dict[str, Any]] | None) -> Iterator[dict[str, Any]]:
+    """Yield tasks and those of their blocks."""
+    for item in items or ():
+        yield item
+        for part in ("block", "rescue", "always"):
+            yield from tasks(item.get(part))
+
+
+def writes() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield every task that writes a file: where it stands, what it writes, the task."""
+    for path in sorted((ROOT / "ansible").glob("**/tasks/*.yml")):
+        for task in tasks(yaml.safe_load(path.read_text())):
+            for key, value in task.items():
+                if key.rpartition(".")[2] in WRITES:
+                    yield f"{path.parent.parent.name}/{path.name}: {task['name']}", str(value.get("dest", "")), task
+
+
+def test_what_holds_a_secret_shows_no_difference() -> None:
+    found = [(name, task) for name, dest, task in writes() if SECRET.search(dest) and not PUBLIC.search(dest)]
+    assert len(found) > 25, "the pattern finds the tasks that it is meant for"
+    assert [name for name, task in found if not task.get("no_log") and task.get("diff") is not False] == []
+
+
+@pytest.mark.parametrize("tasks_from", ["given", "client"])
+def test_a_given_key_is_not_printed(tmp_path: Path, tasks_from: str) -> None:
+    """The documented rehearsal, with its differences."""
+    (tmp_path / "given").mkdir()
+    for name in ("ca.pem", "localhost.pem", "localhost.key", "drill.pem", "drill.key"):
+        (tmp_path / "given" / name).write_text(f"content of {name}\n")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "play.yml").write_text(
+        yaml.safe_dump([
+            {
+                "hosts": "localhost",
+                "gather_facts": False,
+                "vars": {
+                    "tls_source": "given", "tls_controller_dir": str(tmp_path / "given"), "tls_group": "root",
+                    "tls_dir": str(tmp_path / "there"), "tls_client_dir": str(tmp_path / "there"),
+                    "tls_client_name": "drill", "holdfast_passwords": {"certificate_authority": "x"},
+                },
+                "tasks": [{"ansible.builtin.include_role": {"name": "tls", "tasks_from": tasks_from}}],
+            }
+        ])
+    )  # fmt: skip
+    done = subprocess.run(
+        [ROOT / ".venv/bin/ansible-playbook", tmp_path / "play.yml", "--check", "--diff", "-v"],
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible/ansible.cfg")},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "content of ca.pem" in done.stdout, "differences are shown"
+    assert "content of localhost.key" not in done.stdout
+    assert "content of drill.key" not in done.stdout
