@@ -15,6 +15,7 @@ from kombu.exceptions import EncodeError
 
 from holdfast import routing
 from holdfast.app import install
+from holdfast.outbox.workflow import record
 from holdfast.publisher import Nacked, Refused, Unroutable
 from holdfast.publisher.seam import collecting
 from holdfast.publisher.sending import whole_seconds
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from holdfast.publisher import Message
 
+NOW = datetime.now(timezone.utc)  # the clock of the apps under test stands still: the machine may be slow
 RETRY = "its retry or replacement was not accepted"
 
 
@@ -41,6 +43,7 @@ def make_app() -> Celery:
         task_queues=routing.queues(["default"]), task_default_queue="default", task_routes=(routing.Router("default"),)
     )
     app.task(nothing, name="t", shared=False)
+    vars(app)["now"] = lambda: NOW
     return app
 
 
@@ -62,13 +65,13 @@ def delays(messages: list[Message]) -> list[tuple[int, float | None]]:
     for message in messages:
         bits = message.routing_key.split(".")[:28] if message.exchange == "celery_delayed_27" else ["0"]
         eta = message.headers["eta"]
-        left = (datetime.fromisoformat(eta) - datetime.now(timezone.utc)).total_seconds() if eta else None
+        left = (datetime.fromisoformat(eta) - NOW).total_seconds() if eta else None
         found.append((int("".join(bits), 2), left))
     return found
 
 
 def soon(seconds: float) -> datetime:
-    return datetime.now(timezone.utc) + timedelta(seconds=seconds)
+    return NOW + timedelta(seconds=seconds)
 
 
 PUBLISHES = {
@@ -93,7 +96,7 @@ def test_a_countdown_is_rounded_up_to_whole_seconds(
     PUBLISHES[way](app, {"countdown": asked})
     ((held, left),) = delays(sent)
     assert held == used
-    assert left == pytest.approx(used, abs=0.5)
+    assert left == used
 
 
 @pytest.mark.parametrize("way", [way for way in PUBLISHES if way != "by name, by place"])
@@ -140,6 +143,58 @@ def test_a_delay_that_is_none_is_refused_by_celery(app: Celery, sent: list[Messa
         with pytest.raises((ValueError, OverflowError)):
             app.send_task("elsewhere", **wrong)
     assert not sent
+
+
+EXPIRIES = {
+    "seconds": lambda seconds: seconds,
+    "datetime": soon,
+    "ISO text": lambda seconds: soon(seconds).isoformat(),
+    "ISO text with Z": lambda seconds: soon(seconds).isoformat().replace("+00:00", "Z"),
+}
+
+
+@pytest.mark.parametrize("way", [way for way in PUBLISHES if way != "by name, by place"])
+@pytest.mark.parametrize("form", EXPIRIES)
+@pytest.mark.parametrize("delay", [{}, {"countdown": 2}], ids=str)
+def test_the_broker_is_never_told_when_a_task_expires(
+    app: Celery, sent: list[Message], way: str, form: str, delay: dict[str, Any]
+) -> None:
+    for seconds in (30.5, -30.5):
+        PUBLISHES[way](app, {"expires": EXPIRIES[form](seconds), **delay})
+    for message, seconds in zip(sent, (30.5, -30.5), strict=True):
+        assert "expiration" not in message.properties
+        left = datetime.fromisoformat(message.headers["expires"].replace("Z", "+00:00")) - NOW
+        assert left.total_seconds() == seconds
+    assert [held for held, _ in delays(sent)] == [delay.get("countdown", 0), 1 if delay else 0]
+
+
+def test_a_task_that_expires_by_its_class_or_its_row_has_no_ttl(app: Celery, sent: list[Message]) -> None:
+    task: Any = app.task(nothing, name="short", shared=False, expires=5)  # type: ignore[call-overload]
+    task.delay()
+    app.send_task("short")
+    assert [message.headers["expires"] is not None for message in sent] == [True, True]
+    row = record(task.s().set(countdown=3)).messages
+    assert not [message for message in [*sent, *row] if "expiration" in message.properties]
+
+
+def test_a_ttl_that_the_caller_chose_for_the_message_is_kept(app: Celery, sent: list[Message]) -> None:
+    app.tasks["t"].apply_async(expiration=5)
+    assert sent[0].properties["expiration"] == "5000"
+
+
+@pytest.mark.parametrize("form", EXPIRIES)
+@pytest.mark.parametrize("delay", [lambda: {"countdown": 600}, lambda: {"eta": soon(600)}], ids=["countdown", "eta"])
+def test_a_task_that_expires_before_its_time_comes_when_it_expires(
+    app: Celery, sent: list[Message], form: str, delay: Any
+) -> None:
+    app.tasks["t"].apply_async(expires=EXPIRIES[form](4.5), **delay())
+    ((held, left),) = delays(sent)
+    assert held == 5
+    expires = datetime.fromisoformat(sent[0].headers["expires"].replace("Z", "+00:00"))
+    assert left is not None
+    assert datetime.fromisoformat(sent[0].headers["eta"]) > expires, "it can never run"
+    app.tasks["t"].apply_async(expires=EXPIRIES[form](900), **delay())
+    assert delays(sent)[1][1] == 600
 
 
 def test_a_send_task_of_the_applications_own_is_called(sent: list[Message]) -> None:

@@ -74,6 +74,10 @@ class DurableAMQP(AMQP):
 
         def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
             options["retry"] = False  # Celery would repeat the whole publish, deadline included
+            if _expires(message):
+                # Celery's TTL of the message. The broker would dead-letter the task without a state, for ever pending;
+                # a worker that finds the header's time passed stores REVOKED
+                options.pop("expiration", None)
             return stock(TaskProducer(self, producer), name, message, **options)
 
         return send_task_message
@@ -171,6 +175,12 @@ class LazyProducer:
         self.__exit__(None, None, None)
 
     close = release
+
+
+def _expires(message: Any) -> bool:
+    """Tell whether a message of either protocol says when its task expires."""
+    fields = message.body if isinstance(message.body, dict) else message.headers
+    return fields.get("expires") is not None
 
 
 def _configured(fallback: Any) -> Fallback | None:

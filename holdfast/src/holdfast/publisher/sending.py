@@ -37,6 +37,7 @@ def install(app: Celery) -> Callable[..., Any] | None:
     def send_task(name: str, *positional: Any, **options: Any) -> Any:
         options.update(zip(_NAMES[2:], positional[2:], strict=False))  # args and kwargs stay where they are
         whole_seconds(app, options)
+        not_after_expiry(app, options)
         try:
             return send(name, *positional[:2], **options)
         except Exception as error:
@@ -60,18 +61,41 @@ def whole_seconds(app: Celery, options: dict[str, Any]) -> None:
         options: those of ``send_task``; ``countdown`` in seconds, ``eta`` a datetime (a naive one means UTC, as in
             Celery) or its ISO text.
     """
-    countdown, eta = options.get("countdown"), options.get("eta")
+    countdown, left = options.get("countdown"), _seconds_until(app, options.get("eta"))
     if isinstance(countdown, Real) and 0 < float(countdown) < math.inf:
         options["countdown"] = math.ceil(countdown)
-    if isinstance(eta, str):
+    if left is not None and 0 < left < 2:  # 2, because an eta of 1.01 s may be below 1 s when Celery looks at it
+        options |= {"eta": None, "countdown": math.ceil(left)}
+
+
+def not_after_expiry(app: Celery, options: dict[str, Any]) -> None:
+    """Deliver a task that expires before its time when it expires, in place.
+
+    It can never run, and a worker that receives it says so (REVOKED) at once instead of at the end of its delay. Its
+    new time is after its expiry, so that no difference between two clocks can make it run.
+
+    Args:
+        app: as for :func:`whole_seconds`.
+        options: as for :func:`whole_seconds`; ``expires`` in seconds, a datetime or its ISO text.
+    """
+    expires, eta, countdown = options.get("expires"), options.get("eta"), options.get("countdown")
+    life = float(expires) if isinstance(expires, Real) else _seconds_until(app, expires)
+    delay = _seconds_until(app, eta) if eta else countdown
+    if life is None or not isinstance(delay, Real):
+        return
+    last = max(0, math.floor(life)) + 1
+    if float(delay) > last:
+        options |= {"eta": None, "countdown": last}
+
+
+def _seconds_until(app: Celery, time: object) -> float | None:
+    """Return how far away a datetime or its ISO text is; None for anything else."""
+    if isinstance(time, str):
         try:
-            eta = isoparse(eta)
+            time = isoparse(time)
         except ValueError:
-            return
-    if isinstance(eta, datetime):
-        left = subtract_datetimes(eta, app.now()).total_seconds()
-        if 0 < left < 2:  # 2, because an eta of 1.01 s may be below 1 s when Celery looks at it
-            options |= {"eta": None, "countdown": math.ceil(left)}
+            return None
+    return subtract_datetimes(time, app.now()).total_seconds() if isinstance(time, datetime) else None
 
 
 def is_celerys(found: Any, original: Callable[..., Any]) -> bool:
