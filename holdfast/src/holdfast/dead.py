@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     Connect: TypeAlias = Callable[[], AbstractContextManager["Office"]]
 
+PATIENCE: dict[str, Any] = {"max_retries": 3, "interval_start": 1, "interval_step": 1}  # seconds between attempts
 CONFIRM_TIMEOUT = 10.0  # seconds; above a leader election, which takes about 3
 REPLAY_HEADER = "holdfast-replay"  # how often an operator has replayed the message; survives Celery's retries
 DEATH_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
@@ -119,15 +120,15 @@ class NotReplayedError(Exception):
 
 
 class Post:
-    """A channel of its own for copies: a refusal that closes it leaves the letters in hand where they are.
+    """A connection of its own for copies: after a refusal it is dropped, and the letters in hand stay in hand.
 
     Args:
-        connection: a kombu connection to the broker.
+        connection: a kombu connection to the broker; a clone of it is opened for the first copy.
     """
 
     def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._channel: Any = None
+        self._model = connection
+        self._own: Any = None
 
     def send(self, copy: Message, exchange: str, key: str) -> None:
         """Publish a copy and wait for the broker's confirm.
@@ -135,17 +136,22 @@ class Post:
         Raises:
             NotReplayedError: the broker refuses it, or no queue is bound for it.
         """
-        if self._channel is None:
-            self._channel = self._connection.channel()
+        if self._own is None:
+            self._own = self._model.clone()
+            self._own.ensure_connection(**PATIENCE)
         try:
-            self._channel.basic_publish(
+            self._own.default_channel.basic_publish(
                 copy, exchange=exchange, routing_key=key, mandatory=True, confirm_timeout=CONFIRM_TIMEOUT
             )
         except (ChannelError, MessageNacked) as error:
-            channel, self._channel = self._channel, None  # answers to this copy must not be taken for the next one's
-            if channel.is_open:
-                channel.close()
+            self.close()  # a late answer to this copy must not be taken for the answer to the next one
             raise NotReplayedError(str(error) or "the broker answered no") from error
+
+    def close(self) -> None:
+        """Drop the connection, if there is one."""
+        own, self._own = self._own, None
+        if own is not None:
+            own.collect()
 
 
 @dataclass(frozen=True)
@@ -202,11 +208,13 @@ def open_office(app: Celery, queue: str) -> Iterator[Office]:
         raise click.ClickException("The broker is Redis, which has no dead-letter queue (docs/redis-broker.md).")
     with connection:
         try:
-            connection.ensure_connection(max_retries=3, interval_start=1, interval_step=1)
+            connection.ensure_connection(**PATIENCE)
+            post = Post(connection)
             channel: Any = connection.channel()
             try:
-                yield Office(app, channel, queue, Post(connection))
+                yield Office(app, channel, queue, post)
             finally:
+                post.close()
                 if channel.is_open:
                     channel.send_method(spec.Basic.Nack, "Lbb", (0, True, True))  # 0 and multiple: all that are left
         except (AMQPError, MessageNacked, OperationalError, OSError) as error:

@@ -61,9 +61,14 @@ def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) 
 
     Raises:
         ValueError: the key is empty, too long or has a NUL, or the database is neither PostgreSQL nor SQLite.
-        TypeError: the result is no JSON value; the effect is undone.
+        TypeError: the key is neither text nor tuple, or the result is no JSON value; the effect is undone.
         Exception: whatever ``effect`` raises.
     """
+    if not isinstance(key, (str, tuple)):
+        raise TypeError(
+            f"the key is {key!r}; allowed is a text or a tuple of texts. A task that is called directly, as map, "
+            "starmap and chunks do, has no id: make its key from its arguments"
+        )
     name = key if isinstance(key, str) else "/".join(part.replace("/", "//") for part in key)
     if not 0 < len(name) <= 255:
         raise ValueError(f"the key {name[:60]!r} has {len(name)} characters; 1 to 255 are allowed, use the task's id")

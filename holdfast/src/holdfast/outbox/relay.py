@@ -27,7 +27,7 @@ from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.send import sender
 from holdfast.outbox.workflow import Workflow, due_in
 from holdfast.publisher import NotAcknowledged
-from holdfast.results import transient
+from holdfast.results import reason, transient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +133,7 @@ class Relay:
             workflow.prepare(self.app)
         except Exception as error:  # noqa: BLE001 - kept in the row
             healthy = isinstance(error, RedisError) and not transient(error)  # it answers, and refuses this
-            return store.Failure(_text(repr(error)), refused=healthy or isinstance(error, POISON))
+            return store.Failure(_text(reason(error)), refused=healthy or isinstance(error, POISON))
         return workflow
 
     def _settle(self, rows: Sequence[store.Row], failures: dict[int, store.Failure]) -> None:
@@ -181,9 +181,9 @@ def _describe(error: Exception) -> str:
     return _text(f"{type(error).__name__}: {error.detail}" if isinstance(error, NotAcknowledged) else repr(error))
 
 
-def _text(reason: str) -> str:
+def _text(words: str) -> str:
     """Return a reason that every database stores: PostgreSQL takes no NUL, and nobody reads a whole body."""
-    return reason.replace("\x00", "\\x00")[:ERROR_LENGTH]
+    return words.replace("\x00", "\\x00")[:ERROR_LENGTH]
 
 
 @click.command()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from holdfast.results.backend import DurableSentinelBackend
 from holdfast.results.refusal import ResultRefused
-from holdfast.results.store import NotReplicated, Patience, SteadyConnection, SteadyTLSConnection, transient
+from holdfast.results.store import NotReplicated, Patience, SteadyConnection, SteadyTLSConnection, reason, transient
 from holdfast.results.waiting import get
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "SteadyConnection",
     "SteadyTLSConnection",
     "get",
+    "reason",
     "transient",
 ]

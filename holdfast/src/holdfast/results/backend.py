@@ -20,7 +20,7 @@ from holdfast.metrics import numbers
 from holdfast.request import PutBack
 from holdfast.results.chords import ChordBackend
 from holdfast.results.refusal import Judge, ResultRefused, max_bytes
-from holdfast.results.store import NotReplicated, Patience, SteadyConnection, SteadyTLSConnection, transient
+from holdfast.results.store import NotReplicated, Patience, SteadyConnection, SteadyTLSConnection, reason, transient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -241,10 +241,10 @@ class DurableSentinelBackend(ChordBackend):
             yield
         except (RedisError, OSError, SoftTimeLimitExceeded) as error:
             if isinstance(error, RedisError) and not transient(error):
-                raise ResultRefused(f"{what} can never be stored: {error!r}") from error
+                raise ResultRefused(f"{what} can never be stored: {reason(error)}") from error
             if hasty:
                 self._down_until = monotonic() + REST
-            raise PutBack(f"{what} cannot be stored: {error!r}") from error
+            raise PutBack(f"{what} cannot be stored: {reason(error)}") from error
         except ResultRefused as refused:
             raise ResultRefused(f"{what} can never be stored: {refused}") from refused
         except DecodeError as error:
@@ -260,7 +260,7 @@ class DurableSentinelBackend(ChordBackend):
                 key = self.get_key_for_task(task_id)
                 self.set(key, self.get(key))
         except (RedisError, OSError, EncodeError) as error:
-            raise BackendGetMetaError(f"task {task_id}: the result store cannot be read: {error!r}") from error
+            raise BackendGetMetaError(f"task {task_id}: the result store cannot be read: {reason(error)}") from error
         return meta
 
 

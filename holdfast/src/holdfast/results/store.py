@@ -59,6 +59,11 @@ def transient(error: BaseException) -> bool:
     return isinstance(error, TRANSIENT) or (isinstance(error, RedisError) and bool(PASSING.search(str(error))))
 
 
+def reason(error: BaseException) -> str:
+    """Return the kind and the words of an error; the ``repr`` of redis-py's errors has no words of the server."""
+    return f"{type(error).__name__}: {error}"
+
+
 class Patience(Retry):
     """redis-py's retry policy with a deadline instead of a count, for every command of a connection.
 
