@@ -17,7 +17,7 @@ from celery.worker.request import Request as CeleryRequest
 
 from holdfast import consumer, events, publisher, request, routing
 from holdfast.app import install
-from holdfast.doctor.rules import examine
+from holdfast.doctor import examine
 from holdfast.metrics.request import Request
 from holdfast.publisher import publisher_of
 from holdfast.publisher.seam import DurableAMQP
