@@ -221,7 +221,10 @@ class NoRequest:
     pass
 
 
-@pytest.mark.parametrize("own", [NoRequest, "nowhere:Request", f"{__name__}:Missing", nothing], ids=str)
+OWN = [NoRequest, "nowhere:Request", f"{__name__}:Missing", nothing]
+
+
+@pytest.mark.parametrize("own", OWN, ids=["another-class", "no-module", "no-attribute", "a-function"])
 def test_a_request_class_that_cannot_be_combined_is_refused_by_name(own: Any) -> None:
     app: Any = install(make())
     app.task(nothing, name="t", shared=False, Request=own)
