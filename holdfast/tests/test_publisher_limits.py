@@ -236,9 +236,9 @@ def test_another_transport_publishes_the_stock_way() -> None:
 
 def test_an_app_without_install_is_told_so() -> None:
     app = Celery("plain", broker="memory://", set_as_current=False)
-    with pytest.raises(TypeError, match=r"call holdfast\.publisher\.install"):
+    with pytest.raises(TypeError, match=r"call holdfast\.install"):
         publisher_of(app)
-    with pytest.raises(TypeError, match=r"call holdfast\.publisher\.install"):
+    with pytest.raises(TypeError, match=r"call holdfast\.install"):
         list(iter_publish(app, []))
 
 
