@@ -108,6 +108,16 @@ def test_a_worker_consumes_from_a_queue_as_long_as_the_broker_says_so() -> None:
     assert not pulse.consumes("q", now)
 
 
+def test_a_paused_queue_says_since_when() -> None:
+    pulse = Pulse("w", "worker", state="consuming", queues={"q": Queue(time.time(), consumers=1)})
+    names = {family.name for family in Heartbeat(pulse).collect() if family.samples}
+    assert "holdfast_worker_paused_timestamp_seconds" not in names
+    pulse.paused["q"] = 17.0
+    found = {family.name: family.samples for family in Heartbeat(pulse).collect()}
+    (sample,) = found["holdfast_worker_paused_timestamp_seconds"]
+    assert (sample.labels, sample.value) == ({"queue": "q"}, 17.0)
+
+
 def test_beat_says_when_it_ticked_and_whether_it_holds_the_lock() -> None:
     pulse = Pulse("beat", "beat", state="standby")
     shown = {family.name: family.samples[0].value for family in Heartbeat(pulse).collect()}
