@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .rig import VHOST
-from .stack import wait_until
+from ..rig import VHOST
+from ..stack import wait_until
 
 if TYPE_CHECKING:
-    from .servers import OwnRig
+    from ..servers import OwnRig
 
 pytestmark = pytest.mark.stack
 

@@ -17,13 +17,13 @@ import pytest
 
 from holdfast.doctor.management import Management
 
-from .stack import ROOT, wait_until
+from ..stack import ROOT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.stack
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]  # where the tests keep their applications
 REDIS = """
 options="--tls-ca-cert-file /tls/ca.pem --tls-cert-file /tls/cert.pem --tls-key-file /tls/key.pem"
 options="$options --tls-replication yes --tls-auth-clients yes --port 0 --protected-mode no"

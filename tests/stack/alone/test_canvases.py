@@ -13,14 +13,14 @@ from sqlalchemy import create_engine
 
 from holdfast import inbox, outbox
 
-from .canvases import CANVASES, Canvas
-from .servers import OwnRig
-from .stack import wait_until
+from ..canvases import CANVASES, Canvas
+from ..servers import OwnRig
+from ..stack import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .servers import Servers
+    from ..servers import Servers
 
 pytestmark = pytest.mark.stack
 

@@ -13,7 +13,7 @@ from kombu import Exchange, Queue
 from holdfast.doctor import State, live
 from holdfast.doctor.subject import Subject
 
-from .stack import wait_until
+from ..stack import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,8 +18,8 @@ from uuid import uuid4
 import pytest
 import redis
 
-from .rig import HERE, Process
-from .stack import wait_until
+from ..rig import HERE, Process
+from ..stack import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

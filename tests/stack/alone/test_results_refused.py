@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .stack import wait_until
+from ..stack import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .servers import OwnRig, Servers
+    from ..servers import OwnRig, Servers
 
 pytestmark = pytest.mark.stack
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from holdfast.environment import read_file
 
-from .stack import ROOT, CommandFailedError, wait_until
+from ..stack import ROOT, CommandFailedError, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

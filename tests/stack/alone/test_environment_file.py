@@ -10,7 +10,7 @@ import pytest
 
 from holdfast.environment import read_file
 
-from .stack import ROOT, wait_until
+from ..stack import ROOT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
