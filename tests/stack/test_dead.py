@@ -97,7 +97,7 @@ def test_a_replay_that_no_queue_takes_leaves_the_message(rig: Rig) -> None:
     result = dead(rig, "replay", "--all")
 
     assert result.returncode == 1
-    assert "The broker says" in result.stderr
+    assert "not replayed task-0: the broker answered no" in result.stderr
     assert [letter["task_id"] for letter in listed(rig)] == ids
 
 
