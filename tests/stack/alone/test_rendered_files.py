@@ -134,8 +134,8 @@ def rabbitmq(rendered: Path) -> Iterator[Server]:
             out / "secret/rabbitmq/definitions/20-users.json": "/run/holdfast/20-users.json",
             rendered / "tls": TLS,
         },
-        "/usr/local/bin/start",
-    )
+        "sh", "-c", "sentinel-state && exec redis-server /data/sentinel.conf --sentinel",
+    )  # fmt: skip
     yield server
     server.stop()
 
@@ -195,13 +195,13 @@ def test_sentinel_starts_from_its_seed(rendered: Path) -> None:
     server = Server(
         "redis:8.2.9",
         {
-            ROOT / "compose/start/sentinel": "/usr/local/bin/start",
+            ROOT / "compose/config/sentinel/sentinel-state": "/usr/local/bin/sentinel-state",
             rendered / "out/secret/sentinel/rabbit1.conf": "/etc/redis/sentinel.conf",
             rendered / "out/secret/sentinel/users.acl": "/etc/redis/sentinel.acl",
             rendered / "tls": TLS,
         },
-        "/usr/local/bin/start",
-    )
+        "sh", "-c", "sentinel-state && exec redis-server /data/sentinel.conf --sentinel",
+    )  # fmt: skip
     try:
         wait_until(
             lambda: ADDRESS
