@@ -178,8 +178,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         container(*mount, *publish, *shell),
     ):
         files = {name: str(folder / f"{end}.pem") for name, end in FILES.items()}
-        api = Management(f"https://app:secret@127.0.0.1:{ports[1]}", files)
-        wait_until(lambda: api.get("queues/holdfast"), "RabbitMQ with its queues", 90)
+        url = f"https://app:secret@127.0.0.1:{ports[1]}"
+        # a new one each time: it remembers a server that did not answer
+        wait_until(lambda: Management(url, files).get("queues/holdfast"), "RabbitMQ with its queues", 90)
         yield Servers(folder, ports)
 
 
