@@ -30,6 +30,7 @@ def database(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The application's tables in a schema of this test's own."""
     for name, value in stack.settings.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WEBHOOKS_ALLOWED_NETWORKS", "127.0.0.0/8")  # the receiver of these tests
     with scratch_schema(stack.settings) as engine:
         monkeypatch.setenv("WEBHOOKS_DATABASE_URL", engine.url.render_as_string(hide_password=False))
         db.create_tables()

@@ -134,8 +134,8 @@ def rabbitmq(rendered: Path) -> Iterator[Server]:
             out / "secret/rabbitmq/definitions/20-users.json": "/run/holdfast/20-users.json",
             rendered / "tls": TLS,
         },
-        "sh", "-c", "sentinel-state && exec redis-server /data/sentinel.conf --sentinel",
-    )  # fmt: skip
+        "/usr/local/bin/start",
+    )
     yield server
     server.stop()
 
