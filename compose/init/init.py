@@ -171,7 +171,7 @@ def logins(passwords: dict[str, str]) -> str:
         f"{page:<9} http://{address}:{port:<6} user admin, password {passwords[f'{name}_PASSWORD']}"
         for page, port, name in PAGES
     ]
-    return "\n".join([*lines, "A program on this machine publishes with what --laptop prints: docs/local.md"])
+    return "\n".join([*lines, "To publish from this machine, use what --laptop prints: docs/tutorials/local-stack.md"])
 
 
 def main() -> None:

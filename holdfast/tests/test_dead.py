@@ -132,4 +132,4 @@ def test_redis_has_no_dead_letter_queue(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(dead, "load_app", lambda _path: Celery("test", broker="redis://192.0.2.1"))
     result = CliRunner().invoke(dead.command, ["list"])
     assert result.exit_code == 1
-    assert "The broker is Redis, which has no dead-letter queue" in result.stderr
+    assert "Redis as the broker has no dead-letter queue" in result.stderr

@@ -154,7 +154,7 @@ def report(batch_id: str | None, *, as_json: bool) -> None:
     help="File that every request is appended to.",
 )
 def run_receiver(host: str, port: int, log: Path) -> None:
-    """Run a receiver to deliver to; it can be told to fail (see docs/app.md)."""
+    """Run a receiver to deliver to; it can be told to fail (see docs/explanation/sample-application.md)."""
     try:
         server = receiver.Receiver((host, port), receiver.Log(log))
     except OSError as error:

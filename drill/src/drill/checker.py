@@ -23,7 +23,7 @@ SLOW = 2.0  # times its bound that a recovery may take on a busy machine before 
 
 @dataclass(frozen=True)
 class Counts:
-    """Ids of tasks by what became of them; see docs/drill.md for the words."""
+    """Ids of tasks by what became of them; see docs/how-to/drill.md for the words."""
 
     attempted: frozenset[str]
     acknowledged: frozenset[str]

@@ -177,7 +177,7 @@ class Hosts:
         if bare:
             raise TargetError(
                 f"Refused: {', '.join(bare)} of {self.name} lack the variable {VARIABLE}=allowed. The drill breaks "
-                "only what says that it may be broken. Next: is this the right inventory? If so, see docs/drill.md"
+                "only what says that it may be broken. Next: check the inventory; if correct, see docs/how-to/drill.md"
             )
         self._connections = {name: Connection(name, **host["ssh"]) for name, host in self._described.items()}
         self._check()
@@ -298,7 +298,7 @@ class Hosts:
         if found:
             raise TargetError(
                 f"Refused: {'; '.join(found)}. The drill breaks only hosts that have the file {MARKER}, which you "
-                "make, and iptables, which the playbook site installs. Next: see docs/drill.md"
+                "make, and iptables, which the playbook site installs. Next: see docs/how-to/drill.md"
             )
 
     def _service(self, node: Node) -> Service:

@@ -232,7 +232,7 @@ class Drill:
         if not self.stack.wait(self._first_task, 60):
             raise TargetError(
                 "No task of the drill ended within 60 s. Workers need HOLDFAST_IMPORTS=drill.tasks, and a folder for "
-                "the ledger that their user may write to (docs/drill.md). Next: read the log of a worker"
+                "the ledger that their user may write to (docs/how-to/drill.md). Next: read the log of a worker"
             )
 
     def _fetch(self) -> None:

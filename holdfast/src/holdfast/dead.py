@@ -205,7 +205,7 @@ def open_office(app: Celery, queue: str) -> Iterator[Office]:
     """
     connection = app.connection_for_write()
     if connection.transport.driver_type != "amqp":
-        raise click.ClickException("The broker is Redis, which has no dead-letter queue (docs/redis-broker.md).")
+        raise click.ClickException("Redis as the broker has no dead-letter queue (docs/explanation/redis-broker.md).")
     with connection:
         try:
             connection.ensure_connection(**PATIENCE)

@@ -1,4 +1,4 @@
-"""Redis behind Sentinel as the broker, the second profile; docs/redis-broker.md lists the losses no setting removes."""
+"""Redis behind Sentinel as the broker; docs/explanation/redis-broker.md lists the losses that no setting removes."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The numbers are in prometheus_client's default registry, so an application that has a ``/metrics`` page
 already shows them there. Workers, beat and the relay serve a page of their own on ``HOLDFAST_METRICS_PORT``:
-docs/metrics.md lists names and labels.
+docs/reference/metrics.md lists names and labels.
 
 Counting never waits and never fails a task: :mod:`.numbers` counts, :mod:`.tally` keeps what is counted for each task,
 :mod:`.files` lets a worker and its children count together, :mod:`.server` answers Prometheus from a thread of its own,
