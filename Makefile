@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: bench drill help up down clean status monitor logs passwords secrets render reference pins test test-all test-long test-production lint env lab lab-down play
+.PHONY: bench drill help up down clean status monitor logs passwords secrets render reference site pins test test-all test-long test-production lint env lab lab-down play
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -34,6 +34,9 @@ render: env ## write compose/config from the templates (INVENTORY=yours OUT=dir:
 
 reference: env ## write docs/reference from what the code says of itself
 	@.venv/bin/python scripts/reference
+
+site: env ## the documentation as a site in build/site, every link checked
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
 
 pins: env ## compare compose/pins.yaml with the date and the tree: what is maintained, until when
 	@.venv/bin/python scripts/pins
