@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
+FILES = [
     ROOT / name
     for name in subprocess.run(
-        ["git", "ls-files", "*.md"], cwd=ROOT, check=True, text=True, capture_output=True
+        ["git", "ls-files"], cwd=ROOT, check=True, text=True, capture_output=True
     ).stdout.splitlines()
 ]
+PAGES = [path for path in FILES if path.suffix == ".md"]
+ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
+LIBRARY = ROOT / "holdfast/src/holdfast"
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 VERB = re.compile(r"(?:`|^|\$ )make ([a-z][a-z-]*)", re.MULTILINE)
 
@@ -32,6 +35,33 @@ def test_every_verb_named_is_a_verb(page: Path) -> None:
     verbs = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
     assert set(VERB.findall(page.read_text(encoding="utf-8"))) <= verbs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_prose_fits_into_120_columns(page: Path) -> None:
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_the_code_map_names_every_folder_and_every_package() -> None:
+    code_map = ARCHITECTURE.read_text(encoding="utf-8").partition("## Code map")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in code_map.splitlines() if line.startswith("| `")]
+    named = {ROOT / name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    folders = {ROOT / path.relative_to(ROOT).parts[0] for path in FILES if path.parent != ROOT}
+    packages = {path.parent for path in FILES if path.name == "__init__.py" and "src" in path.parts}
+
+    assert {path for path in named if not path.is_dir()} == set()
+    assert {path for path in folders if not any(name.is_relative_to(path) for name in named)} == set()
+    assert packages - named == set()
+
+
+def test_the_way_of_a_task_leads_through_files_that_exist() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8").partition("## The way of one task")[2]
+    files = re.findall(r"`([\w./]+\.(?:py|yml|j2))`", text)
+
+    assert len(files) > 10
+    assert [name for name in files if not (LIBRARY / name).exists() and not (ROOT / name).exists()] == []
 
 
 def test_the_site_loads_nothing_from_another_host(tmp_path: Path) -> None:
