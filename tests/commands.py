@@ -25,7 +25,8 @@ PLACES = drill.Environment("holdfast", ROOT / "build")  # what the options of th
 COMPOSE = {"up", "down", "ps", "stop", "start", "restart", "logs", "exec", "run", "config", "pull", "build"}
 SUPERVISOR = {"status", "start", "stop", "restart", "signal", "update"}
 PROGRAMS = {  # taken at their word here; those of the servers are asked for their commands on the running stack
-    "$EDITOR", "cat", "cd", "curl", "date", "df", "done", "du", "echo", "for", "git", "journalctl", "mv", "openssl",
+    "$EDITOR", "ansible-galaxy", "cat", "cd", "curl", "date", "df", "done", "du", "echo", "export", "for", "git",
+    "journalctl", "mv", "openssl",
     "rabbitmq-diagnostics", "rabbitmq-queues", "rabbitmq-upgrade", "rabbitmqctl", "redis-cli", "ssh", "systemctl",
     "set",
 }  # fmt: skip
@@ -114,6 +115,16 @@ def _make(words: list[str]) -> str | None:
     return None
 
 
+def _playbook(words: list[str]) -> str | None:
+    """Say what is wrong with a line of ansible-playbook; an inventory may be one that the reader has yet to make."""
+    name = words[0].removeprefix("holdfast.stack.")
+    if not (ROOT / f"ansible/playbooks/{name}.yml").exists():
+        return f"there is no playbook {words[0]}"
+    if words[1:2] != ["-i"] or len(words) < 3:
+        return "ansible-playbook NAME -i INVENTORY, then options"
+    return _playbook_arguments(shlex.join(words[3:]))
+
+
 def _playbook_arguments(value: str) -> str | None:
     ansible = "\n".join(
         path.read_text(encoding="utf-8") for path in (ROOT / "ansible").rglob("*") if path.suffix in {".yml", ".j2"}
@@ -157,7 +168,7 @@ def _first(allowed: set[str], skip: str = "") -> Callable[[list[str]], str | Non
 
 
 def _exists(words: list[str]) -> str | None:
-    missing = [word for word in words if "/" in word and not word.startswith(("-", "/")) and not (ROOT / word).exists()]
+    missing = [word for word in words if "/" in word and word[0] not in "-/~" and not (ROOT / word).exists()]
     return f"{missing[0]} does not exist" if missing else None
 
 
@@ -167,6 +178,7 @@ CHECKS: dict[str, Callable[[list[str]], str | None]] = {
         if words[0] == "check-config" or [word for word in words if word[0] != "-"][:2] == ["alert", "query"]
         else " ".join(words)
     ),
+    "ansible-playbook": _playbook,
     "cp": lambda words: _exists([words[-2]]),
     "docker": _docker,
     "make": _make,

@@ -191,7 +191,7 @@ class Inventory(Environment):
         Raises:
             TargetError: it cannot read the inventory.
         """
-        command = [str(ROOT / "scripts/play"), "drill/describe", "--extra-vars", f"render_dir={self.state}"]
+        command = [str(ROOT / "scripts/play"), "parts/describe", "--extra-vars", f"render_dir={self.state}"]
         variables = os.environ | {"INVENTORY": str(self._inventory)}
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
