@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import runpy
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from celery.app.defaults import DEFAULTS
 from celery.exceptions import ImproperlyConfigured
 
-from holdfast import environment
+from holdfast import settings
 
 ENVIRONMENT = {
     "HOLDFAST_BROKER_URL": "amqp://app:secret@192.0.2.11:5672/holdfast,amqp://app:secret@192.0.2.12:5672/holdfast",
@@ -40,19 +41,56 @@ SAFETY = {
     "worker_disable_rate_limits": True,
     "worker_prefetch_multiplier": 1,
 }
-SETTINGS = str(Path(environment.__file__).with_name("settings.py"))
 # Read by Celery or redbeat, though Celery lists no default for them.
 UNLISTED = {"redis_backend_health_check_interval"}
 
 
 def load(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> dict[str, Any]:
-    """Run the settings module in the test environment with ``changes``; None removes a variable."""
+    """Return the settings of the test environment with ``changes``; None removes a variable."""
     for name, value in (ENVIRONMENT | changes).items():
         if value is None:
             monkeypatch.delenv(name, raising=False)
         else:
             monkeypatch.setenv(name, value)
-    return runpy.run_path(SETTINGS)
+    return settings.read()
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process whose only variables are these."""
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_importing_needs_no_environment() -> None:
+    done = run("from holdfast import settings; settings.read")
+    assert done.returncode == 0, done.stderr
+
+
+def test_celery_reads_all_settings_from_the_module() -> None:
+    code = (
+        "from celery import Celery; from holdfast import settings; app = Celery();"
+        "app.config_from_object('holdfast.settings');"
+        "print([name for name, value in settings.read().items() if app.conf[name] != value])"
+    )
+    done = run(code, **ENVIRONMENT)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_settings_module_of_an_application_takes_all_and_overwrites_one() -> None:
+    code = "from holdfast.settings import *; task_time_limit = 60; print(task_time_limit, task_acks_late, broker_url)"
+    done = run(code, **ENVIRONMENT)
+    assert done.stdout == f"60 True {ENVIRONMENT['HOLDFAST_BROKER_URL'].replace(',', ';')}\n", done.stderr
+
+
+def test_celery_shows_what_is_wrong_with_the_environment() -> None:
+    done = run("from celery import Celery; a = Celery(); a.config_from_object('holdfast.settings'); a.conf.imports")
+    assert "ImproperlyConfigured: HOLDFAST_BROKER_URL is not set" in done.stderr
+
+
+def test_an_unknown_setting_is_an_attribute_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(AttributeError, match="task_ack_late"):
+        settings.task_ack_late  # noqa: B018 - that is the test
 
 
 @pytest.mark.parametrize(("name", "value"), SAFETY.items())
@@ -61,9 +99,8 @@ def test_safety_critical_value(monkeypatch: pytest.MonkeyPatch, name: str, value
 
 
 def test_every_name_is_known_to_celery_or_redbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    helpers = {"annotations", "environment", "os", "redis_broker", "routing", "socket", "tls", "unquote", "urlsplit"}
-    names = {name for name in load(monkeypatch) if not name.startswith("_")} - helpers - {"Any"}
-    unknown = {name for name in names - set(DEFAULTS) - UNLISTED if not name.startswith("redbeat_")}
+    names = load(monkeypatch).keys() - DEFAULTS.keys() - UNLISTED
+    unknown = {name for name in names if not name.startswith("redbeat_")}
     assert not unknown
 
 
@@ -74,14 +111,14 @@ def test_publishes_wait_for_a_confirm_on_sockets_that_survive_a_hiccup(monkeypat
 
 
 def test_a_soft_shutdown_ends_before_the_broker_gives_the_worker_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch)
-    assert settings["worker_soft_shutdown_timeout"] < 2 * settings["broker_heartbeat"]
+    values = load(monkeypatch)
+    assert values["worker_soft_shutdown_timeout"] < 2 * values["broker_heartbeat"]
 
 
 def test_the_standby_beat_takes_over_within_35_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch)
-    assert settings["redbeat_lock_timeout"] + settings["beat_max_loop_interval"] <= 35
-    assert settings["redbeat_lock_timeout"] > 2 * settings["beat_max_loop_interval"]
+    values = load(monkeypatch)
+    assert values["redbeat_lock_timeout"] + values["beat_max_loop_interval"] <= 35
+    assert values["redbeat_lock_timeout"] > 2 * values["beat_max_loop_interval"]
 
 
 def test_beat_uses_the_primary_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,35 +130,35 @@ def test_beat_uses_the_primary_of_the_results(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_results_go_to_the_durable_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch)
-    name, _, url = settings["result_backend"].partition("+")
+    values = load(monkeypatch)
+    name, _, url = values["result_backend"].partition("+")
     assert name == "holdfast.results:DurableSentinelBackend"
     assert url == ENVIRONMENT["HOLDFAST_RESULT_URL"].replace(",", ";"), "as Celery wants it"
-    assert settings["result_backend_transport_options"]["master_name"] == "results"
-    assert settings["result_backend_transport_options"]["durable_patience"] < settings["task_time_limit"]
+    assert values["result_backend_transport_options"]["master_name"] == "results"
+    assert values["result_backend_transport_options"]["durable_patience"] < values["task_time_limit"]
 
 
 def test_the_first_queue_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch, HOLDFAST_QUEUES="mail, reports")
-    assert [queue.name for queue in settings["task_queues"]] == ["mail", "reports"]
-    assert settings["task_default_queue"] == settings["task_default_routing_key"] == "mail"
-    assert settings["task_routes"][0].default_queue == "mail"
+    values = load(monkeypatch, HOLDFAST_QUEUES="mail, reports")
+    assert [queue.name for queue in values["task_queues"]] == ["mail", "reports"]
+    assert values["task_default_queue"] == values["task_default_routing_key"] == "mail"
+    assert values["task_routes"][0].default_queue == "mail"
 
 
 def test_the_soft_limit_comes_before_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("1500", "100", "60", "2"):
-        settings = load(monkeypatch, HOLDFAST_TIME_LIMIT=limit)
-        assert int(limit) * 0.5 <= settings["task_soft_time_limit"] < settings["task_time_limit"] == int(limit)
+        values = load(monkeypatch, HOLDFAST_TIME_LIMIT=limit)
+        assert int(limit) * 0.5 <= values["task_soft_time_limit"] < values["task_time_limit"] == int(limit)
 
 
 def test_on_redis_nothing_is_set_that_only_rabbitmq_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch, HOLDFAST_BROKER_URL="sentinel://app:secret@192.0.2.31:26379/1")
-    options = settings["broker_transport_options"]
+    values = load(monkeypatch, HOLDFAST_BROKER_URL="sentinel://app:secret@192.0.2.31:26379/1")
+    options = values["broker_transport_options"]
     assert not {"confirm_publish", "socket_settings"} & options.keys()
     assert options["master_name"] == "results"
-    assert options["visibility_timeout"] > settings["task_time_limit"]
+    assert options["visibility_timeout"] > values["task_time_limit"]
     assert options["socket_timeout"] > 10, "kombu waits 10 s in BRPOP"
-    assert not any(queue.no_declare for queue in settings["task_queues"]), "kombu keeps bindings in Redis"
+    assert not any(queue.no_declare for queue in values["task_queues"]), "kombu keeps bindings in Redis"
 
 
 def test_tls_is_for_every_connection_and_always_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,14 +166,14 @@ def test_tls_is_for_every_connection_and_always_verified(monkeypatch: pytest.Mon
     files = {name: str(tmp_path / name) for name in names}
     for path in files.values():
         Path(path).touch()
-    settings = load(monkeypatch, HOLDFAST_BROKER_URL="amqps://app:secret@192.0.2.11:5671/holdfast", **files)
-    assert settings["broker_use_ssl"]["cert_reqs"] == ssl.CERT_REQUIRED
-    assert "server_hostname" in settings["broker_use_ssl"], "py-amqp compares no name without it"
+    values = load(monkeypatch, HOLDFAST_BROKER_URL="amqps://app:secret@192.0.2.11:5671/holdfast", **files)
+    assert values["broker_use_ssl"]["cert_reqs"] == ssl.CERT_REQUIRED
+    assert "server_hostname" in values["broker_use_ssl"], "py-amqp compares no name without it"
     for options in (
-        settings["redis_backend_use_ssl"],
-        settings["redbeat_redis_use_ssl"],
-        settings["result_backend_transport_options"]["sentinel_kwargs"],
-        settings["redbeat_redis_options"]["sentinel_kwargs"],
+        values["redis_backend_use_ssl"],
+        values["redbeat_redis_use_ssl"],
+        values["result_backend_transport_options"]["sentinel_kwargs"],
+        values["redbeat_redis_options"]["sentinel_kwargs"],
         load(monkeypatch, HOLDFAST_BROKER_URL="sentinel://app:secret@192.0.2.31:26379/1", **files)["broker_use_ssl"],
     ):
         assert options["ssl_cert_reqs"] == ssl.CERT_REQUIRED
@@ -145,10 +182,10 @@ def test_tls_is_for_every_connection_and_always_verified(monkeypatch: pytest.Mon
 
 
 def test_without_tls_nothing_of_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load(monkeypatch)
-    assert not settings["broker_use_ssl"]
-    assert not settings["redis_backend_use_ssl"]
-    assert "ssl" not in settings["result_backend_transport_options"]["sentinel_kwargs"]
+    values = load(monkeypatch)
+    assert not values["broker_use_ssl"]
+    assert not values["redis_backend_use_ssl"]
+    assert "ssl" not in values["result_backend_transport_options"]["sentinel_kwargs"]
 
 
 @pytest.mark.parametrize(
