@@ -269,37 +269,103 @@ def test_render_opens_the_vault_and_keeps_what_it_writes_to_itself(inventory: Pa
     assert "secret/" not in git(inventory.parent, "ls-files")
 
 
-def test_other_ports_vhost_and_name_reach_every_file(inventory: Path) -> None:
-    """A fact that is changed in one place is changed everywhere: no file of the old one is left."""
-    main = inventory / "group_vars/all/main.yml"
-    ports = {
-        "redis_port": 16379, "sentinel_port": 16380, "flower_port": 15555, "beat_metrics_port": 19538,
-        "workers_metrics_port": 19540, "prometheus_address": "0.0.0.0:19090",
-        "alertmanager_address": "0.0.0.0:19093", "exporters_node_address": "0.0.0.0:19100",
-        "relay_metrics": "0.0.0.0:19539",
-    }  # fmt: skip
-    facts = ports | {"rabbitmq_vhost": "tasks-of-ours", "sentinel_primary_name": "store"}
-    main.write_text(main.read_text() + yaml.safe_dump(facts))
-    done = play(inventory, "render")
-    assert done.returncode == 0, done.stdout + done.stderr
-    out = inventory.parent / "out"
+# What an inventory changes in one place: the variable, another value, and how the default stands in a rendered file.
+FACTS: dict[str, tuple[object, str]] = {
+    "rabbitmq_port": (15673, "5671"),
+    "rabbitmq_management_port": (25671, "15671"),
+    "rabbitmq_metrics_port": (25691, "15691"),
+    "redis_port": (16379, "6379"),
+    "sentinel_port": (16380, "26379"),
+    "flower_port": (15555, "5555"),
+    "grafana_port": (13000, "3000"),
+    "beat_metrics_port": (19538, "9538"),
+    "workers_metrics_port": (19540, "9540"),
+    "relay_metrics": ("0.0.0.0:19539", "9539"),
+    "prometheus_address": ("0.0.0.0:19090", "9090"),
+    "alertmanager_address": ("0.0.0.0:19093", "9093"),
+    "exporters_node_address": ("0.0.0.0:19100", "9100"),
+    "rabbitmq_vhost": ("tasks-of-ours", "holdfast"),
+    "sentinel_primary_name": ("store", "results"),
+    "tls_dir": ("/srv/certificates", "/etc/holdfast/tls"),
+    "redis_data_dir": ("/srv/redis", "/var/lib/redis"),
+    "sentinel_data_dir": ("/srv/sentinel", "/var/lib/redis-sentinel"),
+    "sentinel_acl_file": ("/srv/sentinel.acl", "/etc/redis/sentinel.acl"),
+    "app_user": ("celery", "app"),
+    "app_dir": ("/srv/application", "/opt/holdfast"),
+    "app_log_dir": ("/var/log/celery", "/var/log/holdfast"),
+    "workers_run_dir": ("/run/celery", "/run/holdfast"),
+    "workers_programs_dir": ("/srv/programs", "/etc/supervisor/conf.d"),
+    "workers_app": ("shop.celery", "webhooks.app"),
+    "prometheus_user": ("reader", "admin"),
+    "alertmanager_user": ("teller", "admin"),
+    "prometheus_scrape_interval": ("7s", "10s"),
+}
+# Where a default stands for something else: RabbitMQ's logins and the name of its cluster, a comment, a unit
+ELSEWHERE = {
+    "holdfast": r"/holdfast(?:,|$)|\"(?:name|vhost)\": \"holdfast\"",
+    "app": r"(?:User|Group)=app$",
+    "admin": r"(?:basicAuthUser: |\"username\": \")admin\b",
+    "results": r"HOLDFAST_SENTINEL_MASTER=results|sentinel [a-z-]+ results\b",
+    "3000": r":3000\b|PORT=3000\b",
+    "10s": r"(?:interval|timeInterval): 10s",
+}
+
+
+def holding(folder: Path, value: str) -> list[str]:
+    """Return the lines of rendered files that hold a default: where it stands, and the line."""
+    pattern = ELSEWHERE.get(value) or rf"(?<![\w.-]){re.escape(value)}(?![\w-])"
+    return [
+        f"{path.relative_to(folder)}: {line}"
+        for path in sorted(folder.rglob("*")) if path.is_file()
+        for line in path.read_text().splitlines() if re.search(pattern, line)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The files of the example with every default, and with every fact changed."""
+    folders = []
+    for facts in ({}, {name: other for name, (other, _) in FACTS.items()}):
+        folder = tmp_path_factory.mktemp("rendered")
+        copy = Path(shutil.copytree(EXAMPLE, folder / "inventory"))
+        hosts = copy / "hosts.yml"
+        hosts.write_text(hosts.read_text().replace("grafana: {}", "grafana: { hosts: { ops: {} } }"))
+        main = copy / "group_vars/all/main.yml"
+        written = {name: value for name, value in yaml.safe_load(main.read_text()).items() if name not in facts}
+        main.write_text(yaml.safe_dump(written | facts))
+        done = play(copy, "render")
+        assert done.returncode == 0, done.stdout + done.stderr
+        folders.append(folder / "out")
+    return folders[0], folders[1]
+
+
+@pytest.mark.parametrize(("name", "default"), [(name, default) for name, (_, default) in FACTS.items()])
+def test_a_fact_is_changed_in_one_place(both: tuple[Path, Path], name: str, default: str) -> None:
+    """No rendered file keeps the default of a fact that the inventory changes; the search finds it where it is kept."""
+    assert holding(both[0], default), f"the search for {default} ({name}) finds nothing in the files of the defaults"
+    assert holding(both[1], default) == []
+
+
+def test_other_facts_reach_every_file(both: tuple[Path, Path]) -> None:
+    out = both[1]
     text = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
-    for old in ("6379", "26379", "5555", "9538", "9539", "9540", "9090", "9093", "9100"):
-        assert [name for name, content in text.items() if re.search(rf"\b{old}\b", content)] == [], old
-    assert "@192.0.2.11:16380/0" in text["secret/app.env"]
-    assert "@192.0.2.11:16380/0" in text["secret/flower.env"]
-    assert ":5671/tasks-of-ours" in text["secret/app.env"]
-    assert ":5671/tasks-of-ours" in text["secret/flower.env"]
-    assert "HOLDFAST_SENTINEL_MASTER=store" in text["secret/app.env"]
-    assert "HOLDFAST_SENTINEL_MASTER=store" in text["secret/flower.env"]
+    for environment in ("secret/app.env", "secret/flower.env"):
+        assert "@192.0.2.11:16380/0" in text[environment]
+        assert ":15673/tasks-of-ours" in text[environment]
+        assert "HOLDFAST_SENTINEL_MASTER=store" in text[environment]
+        assert "HOLDFAST_TLS_KEY=/srv/certificates/key.pem" in text[environment]
     assert "sentinel monitor store 192.0.2.11 16379" in text["secret/sentinel/node1.conf"]
     assert "replicaof 192.0.2.11 16379" in text["secret/redis/node2.conf"]
-    for target in ("node1:16379", "node1:16380", "work1:19540", "work1:19538", "ops:19093", "node1:19100", "ops:15555"):
+    assert "/srv/application/current/bin/celery" in text["workers/programs/default.conf"]
+    assert "User=celery\nGroup=celery" in text["workers/supervisor.service.conf"]
+    assert "LogsDirectory=celery" in text["workers/supervisor.service.conf"]
+    for target in ("node1:16379", "node1:16380", "node1:25691", "work1:19540", "work1:19538", "work1:19539",
+                   "ops:19093", "node1:19100", "ops:15555"):  # fmt: skip
         assert f'"{target}"' in text["prometheus/prometheus.yml"], target
 
 
 @pytest.mark.parametrize(
-    "name", ["app_sentinel_port", "redis_sentinel_port", "sentinel_redis_port", "app_broker_vhost"]
+    "name", ["app_sentinel_port", "redis_sentinel_port", "app_broker_vhost", "rabbitmq_tls_enabled", "flower_app_dir"]
 )
 def test_a_second_home_of_a_fact_is_refused(name: str) -> None:
     assert f"the variable {name}, which no role has" in found(**{name: "1"})

@@ -67,7 +67,7 @@ def test_an_end_is_a_warning_before_and_an_error_after() -> None:
         (
             "rabbitmq",
             {"fixed": ["4.3.6"]},
-            "ansible/roles/rabbitmq/defaults/main.yml: rabbitmq_minimum_version is not 4.3.6",
+            "ansible/roles/shared/defaults/main.yml: rabbitmq_minimum_version is not 4.3.6",
         ),
         ("rabbitmq", {"fixed": ["4.3.6"]}, "doctor/broker.py: OLDEST is not (4, 3, 6)"),
     ],

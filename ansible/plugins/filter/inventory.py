@@ -53,7 +53,9 @@ def known() -> frozenset[str]:
     for role in roles():
         specs = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text(encoding="utf-8"))
         names |= {name for entry in specs["argument_specs"].values() for name in entry.get("options", {})}
-        names |= set(yaml.safe_load((ROLES / role / "defaults/main.yml").read_text(encoding="utf-8")) or ())
+        defaults = ROLES / role / "defaults/main.yml"
+        if defaults.exists():
+            names |= set(yaml.safe_load(defaults.read_text(encoding="utf-8")))
     return frozenset(names)
 
 

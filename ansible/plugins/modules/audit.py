@@ -158,15 +158,16 @@ class Audit:
         """Who gets in to the broker."""
         passwords = self.options["passwords"]
         own = (self.tls["cert"], self.tls["key"])
-        self.check("AMQP answers a client with a certificate", self.talk(5671, HELLO, own)[:1], "\x01")
-        self.closed("AMQP", 5671, HELLO)
+        port = self.options["rabbitmq"]["port"]
+        self.check("AMQP answers a client with a certificate", self.talk(port, HELLO, own)[:1], "\x01")
+        self.closed("AMQP", port, HELLO)
         app = (self.options["rabbitmq"]["app_user"], passwords["rabbitmq_app"])
         self.check("AMQP as app", self.logs_in(*app), True)
         self.check("AMQP as app with a wrong password", self.logs_in(app[0], "wrong"), False)
         self.check("AMQP as guest", self.logs_in("guest", "guest"), False)
-        for port in (5672, 15672, 15692):
-            self.check(f"no plaintext port {port}", self.talk(port, HELLO, None, plain=True)[:6], "closed")
-        api = f"https://{self.address}:15671/api"
+        for plain in (5672, 15672, 15692):
+            self.check(f"no plaintext port {plain}", self.talk(plain, HELLO, None, plain=True)[:6], "closed")
+        api = f"https://{self.address}:{self.options['rabbitmq']['management_port']}/api"
         self.check("management without a login", self.get(f"{api}/overview", None), 401)
         self.check("management as guest", self.get(f"{api}/overview", ("guest", "guest")), 401)
         self.check("management as app", self.get(f"{api}/overview", app), 401)
@@ -181,7 +182,7 @@ class Audit:
         said = b""
         own = (self.tls["cert"], self.tls["key"])
         with (
-            socket.create_connection((self.address, 5671), TIMEOUT) as link,
+            socket.create_connection((self.address, self.options["rabbitmq"]["port"]), TIMEOUT) as link,
             self.context(own).wrap_socket(link, server_hostname=self.address) as tls,
         ):
             tls.sendall(HELLO + start_ok(user, password))

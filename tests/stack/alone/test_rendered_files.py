@@ -45,17 +45,17 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example = yaml.safe_load((ROOT / "ansible/inventories/example/group_vars/all/main.yml").read_text())
     values = example | {
         "holdfast_passwords": dict.fromkeys(example["holdfast_passwords"], PASSWORD),
-        "workers_celery": "/bin/true",
-        "workers_log_dir": str(folder),
+        "app_bin_dir": str(folder / "bin"),
+        "app_log_dir": str(folder),
         "workers_run_dir": str(folder),
         "workers_programs_dir": str(folder / "out/workers/programs"),
         "redis_data_dir": "/data",
         "sentinel_data_dir": "/data",
         "sentinel_quorum": 1,
     }
-    for role in ("rabbitmq", "redis", "sentinel"):
-        values |= {f"{role}_tls_{name}_file": f"{TLS}/{name}.pem" for name in ("ca", "cert", "key")}
-    values |= {f"app_tls_{name}_file": f"{folder}/tls/{name}.pem" for name in ("ca", "cert", "key")}
+    values["tls_dir"] = TLS
+    (folder / "bin").mkdir()
+    (folder / "bin/celery").symlink_to("/bin/true")
     (inventory / "group_vars/all.yml").write_text(yaml.safe_dump(values))
     subprocess.run(
         [ROOT / "scripts/render"],
@@ -256,7 +256,10 @@ def test_alertmanager_accepts_its_file(rendered: Path) -> None:
 
 
 def test_the_environment_loads_the_settings(rendered: Path) -> None:
-    variables = read_file(rendered / "out/secret/app.env")
+    variables = {
+        name: value.replace(f"{TLS}/", f"{rendered}/tls/")  # this process reads the certificate, not a container
+        for name, value in read_file(rendered / "out/secret/app.env").items()
+    }
     printed = run(
         "env", "-i", *(f"{name}={value}" for name, value in variables.items()),
         str(ROOT / ".venv/bin/python"), "-c",

@@ -27,7 +27,7 @@ def main() -> None:
             raise SystemExit(
                 f"found:   {type(error).__name__} ({error}): no result from the queue {queue} after {seconds:g} s\n"
                 "allowed: a worker that consumes every queue\n"
-                "next:    read the workers' logs in /var/log/holdfast; nothing else was stopped"
+                "next:    read the workers' logs; nothing else was stopped"
             ) from error
 
 

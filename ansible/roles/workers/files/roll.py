@@ -14,14 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-RUN = Path("/run/holdfast")
 CONFIGURATION = (
     "/etc/holdfast/app.env",
     "/etc/supervisor/supervisord.conf",
     "/etc/systemd/system/supervisor.service.d/holdfast.conf",
 )
 UNWATCHED = {"relay", "watch"}  # they write no heartbeat: running is all there is to see
-os.environ["HOLDFAST_PULSE_DIR"] = str(RUN / "holdfast")
 
 
 def output(*command: str) -> str:
@@ -38,9 +36,9 @@ def programs() -> dict[str, tuple[str, int]]:
     return found
 
 
-def service_is_behind() -> bool:
+def service_is_behind(run: Path) -> bool:
     """Say whether supervisor itself is down, or started before its files were written."""
-    pid = RUN / "supervisord.pid"
+    pid = run / "supervisord.pid"
     if not pid.exists() or output("systemctl", "is-active", "supervisor").strip() != "active":
         return True
     return any(Path(path).stat().st_mtime > pid.stat().st_mtime for path in CONFIGURATION)
@@ -71,7 +69,7 @@ def trouble(name: str, state: str, pid: int) -> str | None:
     return "; ".join(heartbeat.problems()) or None
 
 
-def prove(seconds: float) -> None:
+def prove(seconds: float, logs: Path) -> None:
     """Wait until every program does its work; end with an error that says which one does not."""
     deadline = time.monotonic() + seconds
     while True:
@@ -81,7 +79,7 @@ def prove(seconds: float) -> None:
             return
         if time.monotonic() > deadline:
             for name, reason in reasons.items():
-                print(f"{name}: {reason}; see /var/log/holdfast/{name}.log", file=sys.stderr)
+                print(f"{name}: {reason}; see {logs}/{name}.log", file=sys.stderr)
             raise SystemExit(f"not at work after {seconds:g} s: {', '.join(reasons) or 'supervisor does not answer'}")
         time.sleep(0.5)
 
@@ -90,11 +88,15 @@ def main() -> None:
     """Parse the arguments and do it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wait", type=float, default=120, help="seconds until every program must be at work")
-    seconds = parser.parse_args().wait
-    if service_is_behind():
+    parser.add_argument("--run", type=Path, required=True, help="folder of supervisor's socket")
+    parser.add_argument("--logs", type=Path, required=True, help="folder of the programs' logs")
+    given = parser.parse_args()
+    seconds, logs = given.wait, given.logs
+    os.environ["HOLDFAST_PULSE_DIR"] = str(given.run / "holdfast")
+    if service_is_behind(given.run):
         subprocess.run(["systemctl", "restart", "supervisor"], check=True)
         print("restarted supervisor with all programs")
-        return prove(seconds)
+        return prove(seconds, logs)
     for line in output("supervisorctl", "update").splitlines():
         print(line)
     current = Path(sys.executable).parent.parent.resolve()
@@ -102,8 +104,8 @@ def main() -> None:
         if state in {"STOPPED", "EXITED", "FATAL"} or (pid and release_is_behind(pid, current)):
             subprocess.run(["supervisorctl", "restart", name], check=False, stdout=subprocess.DEVNULL)
             print(f"restarted {name}")
-            prove(seconds)
-    return prove(seconds)
+            prove(seconds, logs)
+    return prove(seconds, logs)
 
 
 if __name__ == "__main__":
