@@ -96,6 +96,28 @@ def test_a_state_that_cannot_be_recorded_settles_nothing_for_good(app: Celery, m
     assert failed.how == ["ack"]  # Celery settles before it records; the worker lives on
 
 
+def test_an_expired_task_is_handed_over_once_and_its_id_stays_free(app: Celery) -> None:
+    taken: list[Any] = []
+    message = Settled({"id": "again", "expires": "2020-01-01T00:00:00+00:00"}, settle_expired=taken.append)
+    one = request(app, message)
+    assert one.revoked()
+    assert one.revoked()
+    assert (taken, message.how) == ([one], [])
+    one.settle_revoked("expired", False, None, True)
+    assert message.how == ["ack"]
+    assert app.backend.get_task_meta("again")["status"] == "REVOKED"
+    assert not request(app, Settled({"id": "again", "expires": "2999-01-01T00:00:00+00:00"})).revoked()
+
+
+def test_what_is_recorded_is_not_stored_again(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = Settled({"expires": "2020-01-01T00:00:00+00:00"})
+    one = request(app, message)
+    one.recorded = True
+    monkeypatch.setattr(app.backend, "store_result", away)
+    one.settle_revoked("expired", False, None, True)
+    assert message.how == ["ack"]
+
+
 def test_a_hard_limit_counts_and_records_nothing_while_the_task_may_still_succeed(
     app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

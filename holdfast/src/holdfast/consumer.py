@@ -26,11 +26,12 @@ from typing_extensions import override
 
 from holdfast import request
 from holdfast.events import Control, Events, SideRoad
+from holdfast.expired import Expired
 from holdfast.heartbeat import Heartbeat
 from holdfast.logs import about
 from holdfast.metrics import numbers
 from holdfast.mixin import mixed
-from holdfast.request import PutBack
+from holdfast.request import PutBack, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -70,7 +71,8 @@ class Consumer(CeleryConsumer):
             left_out += (DelayedDelivery,)
         self.heartbeat = Heartbeat(self)
         self.steps = [step for step in self.steps if not isinstance(step, left_out)]
-        self.steps.insert(-1, self.heartbeat)  # before the event loop, which is always last
+        self.expired = Expired(self)
+        self.steps[-1:-1] = (self.heartbeat, self.expired)  # before the event loop, which is always last
 
     # -- connecting
 
@@ -115,6 +117,7 @@ class Consumer(CeleryConsumer):
     @override
     def cancel_task_queue(self, queue: str) -> None:
         """Stop consuming from a queue, and note since when: the probe and the watch must not take it for a fault."""
+        self.expired.close(queue)
         consumed = self.app.amqp.queues.consume_from
         before = set(consumed)
         try:
@@ -139,11 +142,14 @@ class Consumer(CeleryConsumer):
         def on_message(message: Any) -> None:
             info = message.delivery_info
             tag = info.get("consumer_tag")
-            if tag not in queues:
-                queues.update({tag: name for name, tag in self.task_consumer._active_tags.items()})
-            # Redis as the broker names no consumer; there the key ends with the queue's name
-            message.queue = queues.get(tag) or str(info.get("routing_key", "")).rpartition(".")[2]
-            message.put_back = lambda: self.timer.call_after(HOLD, self._nack, (message,))
+            if not hasattr(message, "queue"):
+                if tag not in queues:
+                    queues.update({tag: name for name, tag in self.task_consumer._active_tags.items()})
+                # Redis as the broker names no consumer; there the key ends with the queue's name
+                message.queue = queues.get(tag) or str(info.get("routing_key", "")).rpartition(".")[2]
+            message.put_back = lambda: self.timer.call_after(HOLD, self.give_back, (message,))
+            late: list[Request] = []
+            message.settle_expired = late.append
             with about(message.headers or {}):
                 try:
                     handle(message)
@@ -151,7 +157,12 @@ class Consumer(CeleryConsumer):
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever a message contains, it must not end the worker
                     self.on_decode_error(message, error)
+            message.settle_expired = self.expired.add  # a task with a delay may expire later
+            self.expired.seen(message.queue, bool(late))
+            for one in late:
+                self.expired.add(one)
 
+        self.expired.handle = on_message
         return on_message
 
     @override
@@ -188,7 +199,7 @@ class Consumer(CeleryConsumer):
 
     # -- messages that go back
 
-    def _nack(self, message: Message) -> None:
+    def give_back(self, message: Message) -> None:
         """Requeue with ``basic.nack``: kombu's requeue is ``basic.reject``, which counts towards the delivery limit.
 
         The queue's policy ``delayed-retry-type: all`` lets others go first; without it the message returns to the head.

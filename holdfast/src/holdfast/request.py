@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ConnectionError as AMQPConnectionError
@@ -55,6 +56,7 @@ class Request(CeleryRequest):
     """
 
     acknowledged: bool
+    recorded = False  # its final state is stored for good already
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -91,7 +93,7 @@ class Request(CeleryRequest):
         try:
             super().on_failure(exc_info, send_failed_event, return_ok)
         except PutBack as error:
-            self._not_recorded(error)
+            self.not_recorded(error)
 
     @override
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -105,18 +107,42 @@ class Request(CeleryRequest):
             try:
                 super().on_timeout(soft, timeout)
             except PutBack as error:
-                self._not_recorded(error)
+                self.not_recorded(error)
             return
         state.task_ready(self)
         logger.error("Hard time limit (%ss) exceeded for %s[%s]: back to its queue", timeout, self.name, self.id)
         self.reject(requeue=True)
 
+    @property
+    def store_errors(self) -> bool:
+        """Whether a failure or revocation is still to be stored."""
+        return not self.recorded and bool(super().store_errors)
+
+    @override
+    def maybe_expire(self) -> bool:
+        """Tell whether the task has expired.
+
+        Stock Celery also notes its id as revoked: memory that grows with every expired task, and for hours this worker
+        would refuse the same id when it is sent again with more time.
+        """
+        due = self.expires
+        return bool(due and datetime.now(timezone.utc if due.tzinfo else None) > due)
+
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        settle_later = getattr(self.message, "settle_expired", None)
+        if expired and settle_later is not None:
+            self._already_revoked = True
+            settle_later(self)
+        else:
+            self.settle_revoked(reason, terminated, signum, expired)
+
+    def settle_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Store that the task was revoked and acknowledge its message, or put it back; the parameters are Celery's."""
         try:
             super()._announce_revoked(reason, terminated, signum, expired)
         except PutBack as error:
             self._already_revoked = True
-            self._not_recorded(error)
+            self.not_recorded(error)
 
     def _success_was_stored(self) -> Any:
         """Say whether a lost child had finished: only if no chord still waits to be told by a second run."""
@@ -125,9 +151,34 @@ class Request(CeleryRequest):
             return False
         return meta
 
-    def _not_recorded(self, error: PutBack) -> None:
+    def not_recorded(self, error: PutBack) -> None:
+        """Put the message back because its final state cannot be stored now."""
         logger.warning("State of task %s[%s] cannot be recorded now: %s", self.name, self.id, error.reason)
         self.put_back()
+
+
+def record(requests: list[Request]) -> list[Request]:
+    """Store the state of expired requests, those of one backend with one confirmation.
+
+    Returns:
+        Those that may be settled; those whose state cannot be stored now are put back.
+    """
+    by_backend: dict[Any, list[Request]] = {}
+    for request in requests:
+        by_backend.setdefault(request.task.backend, []).append(request)
+    ready: list[Request] = []
+    for backend, batch in by_backend.items():
+        contexts = {request.id: request._context for request in batch if request.store_errors}
+        try:
+            stored = backend.store_revoked(contexts, "expired") if hasattr(backend, "store_revoked") else frozenset()
+        except PutBack as error:
+            for request in batch:
+                request.not_recorded(error) if request.store_errors else ready.append(request)
+            continue
+        for request in batch:
+            request.recorded = request.id in stored
+        ready += batch
+    return ready
 
 
 def mix_in(app: Celery) -> None:

@@ -174,9 +174,9 @@ def published(outcome: str, seconds: float | None = None) -> None:
 
 
 @_harmless
-def result_stored() -> None:
-    """Count a final state that is stored for good."""
-    STORED.inc()
+def result_stored(count: int = 1) -> None:
+    """Count final states that are stored for good."""
+    STORED.inc(count)
 
 
 @_harmless

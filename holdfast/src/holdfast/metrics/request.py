@@ -76,8 +76,9 @@ class Request(DurableRequest):
         return meta
 
     @override
-    def _announce_revoked(self, *args: Any) -> None:
-        super()._announce_revoked(*args)
+    def settle_revoked(self, *args: Any) -> None:
+        with about(self.request_dict):
+            super().settle_revoked(*args)
         self._end("revoked", self._runtime())
 
     @override

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery._state import get_current_task
-from celery.exceptions import BackendGetMetaError
-from celery.states import READY_STATES, SUCCESS
+from celery.exceptions import BackendGetMetaError, TaskRevokedError
+from celery.states import READY_STATES, REVOKED, SUCCESS
 from celery.utils.log import get_logger
 from kombu.exceptions import DecodeError, EncodeError
 from redis.backoff import NoBackoff
@@ -23,7 +23,7 @@ from holdfast.results.refusal import Judge, ResultRefused, max_bytes
 from holdfast.results.store import NotReplicated, Patience, SteadyConnection, SteadyTLSConnection, reason, transient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from redis.sentinel import Sentinel
 
@@ -138,8 +138,7 @@ class DurableSentinelBackend(ChordBackend):
         Raises:
             RedisError: not within the patience of the connection.
         """
-        seconds = self.expires if expires is None else expires
-        self._durable(("SET", key, value, "EX", seconds) if seconds else ("SET", key, value))
+        self._durable(self._set_command(key, value, expires))
         with suppress(RedisError, OSError):  # who misses the news reads the value
             self.client.publish(key, value)
 
@@ -151,10 +150,8 @@ class DurableSentinelBackend(ChordBackend):
         Stock Celery returns there without writing (its guard against a late FAILURE), so the second attempt after a
         missing replica would confirm nothing.
         """
-        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
-        meta["task_id"] = str(task_id)
         key = self.get_key_for_task(task_id)
-        value = self._checked(self.encode(meta))
+        value = self._value(task_id, result, state, traceback, request)
         if state not in READY_STATES:
             self._tell(key, value)
             return result
@@ -164,6 +161,55 @@ class DurableSentinelBackend(ChordBackend):
         else:
             self._set_with_state(key, value, state)
         return result
+
+    def store_revoked(self, contexts: Mapping[str, Any], why: str) -> frozenset[str]:
+        """Store for many tasks that they were revoked, with one confirmation of the replicas.
+
+        Args:
+            contexts: the request of each task, by task id.
+            why: the reason.
+
+        Returns:
+            The ids whose state is stored for good. What the store does not take in this way is left to
+            :meth:`store_result`.
+
+        Raises:
+            PutBack: the store is away; no message may be acknowledged.
+        """
+        result = self.encode_result(TaskRevokedError(why), REVOKED)
+        values: dict[str, tuple[bytes, Any]] = {}
+        with suppress(EncodeError), self._store(f"{REVOKED} of {len(contexts)} tasks"):
+            present = dict(zip(contexts, self.mget([self.get_key_for_task(one) for one in contexts]), strict=True))
+            for task_id, context in contexts.items():
+                with suppress(EncodeError, DecodeError):
+                    value = self._value(task_id, result, REVOKED, None, context)
+                    kept = present[task_id]
+                    if kept and self.decode(kept)["status"] == SUCCESS:
+                        value = kept  # written again: it may not be replicated
+                    values[task_id] = self.get_key_for_task(task_id), value
+            for some in _portions(values.values(), self.max_bytes):
+                self._durable(*(self._set_command(key, value) for key, value in some))
+                with suppress(RedisError, OSError), self.client.pipeline(transaction=False) as news:
+                    for key, value in some:
+                        news.publish(key, value)
+                    news.execute()
+            numbers.result_stored(len(values))
+            return frozenset(values)
+        return frozenset()
+
+    def _value(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> Any:
+        """Return what is stored of a task.
+
+        Raises:
+            EncodeError: it cannot be serialised, or is too large.
+        """
+        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+        meta["task_id"] = str(task_id)
+        return self._checked(self.encode(meta))
+
+    def _set_command(self, key: bytes, value: Any, expires: float | None = None) -> tuple[Any, ...]:
+        seconds = self.expires if expires is None else expires
+        return ("SET", key, value, "EX", seconds) if seconds else ("SET", key, value)
 
     def _checked(self, value: Any) -> Any:
         """Return a value that may be sent.
@@ -262,6 +308,20 @@ class DurableSentinelBackend(ChordBackend):
         except (RedisError, OSError, EncodeError) as error:
             raise BackendGetMetaError(f"task {task_id}: the result store cannot be read: {reason(error)}") from error
         return meta
+
+
+def _portions(pairs: Iterable[tuple[bytes, Any]], limit: int) -> Iterator[list[tuple[bytes, Any]]]:
+    """Cut keys and values into portions whose values have no more bytes together than one may have."""
+    some: list[tuple[bytes, Any]] = []
+    size = 0
+    for key, value in pairs:
+        if some and size + _size(value) > limit:
+            yield some
+            some, size = [], 0
+        some.append((key, value))
+        size += _size(value)
+    if some:
+        yield some
 
 
 def _size(value: Any) -> int:

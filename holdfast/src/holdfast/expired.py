@@ -1,0 +1,185 @@
+"""Tasks that expired before a worker took them: dropped many at a time, each one stored for good."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from datetime import datetime, timezone
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.utils.log import get_logger
+from celery.utils.time import maybe_iso8601
+from kombu import Consumer as MessageConsumer
+
+from holdfast.request import record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kombu.message import Message
+
+    from holdfast.request import Request
+
+logger = get_logger(__name__)
+
+WINDOW = 200  # messages that wait here for one confirmation of the store, which takes about as long for one as for all
+WAIT = 0.05  # seconds for which the first one waits for others
+ROW = 10  # expired messages of a queue, one after the other, that open its window
+QUIET = 1.0  # seconds without an expired message that close it
+TURN = 0.5  # seconds in one piece: counting the parts of chords is slow, and the connection's heartbeat must go out
+
+
+class Expired(bootsteps.StartStopStep):
+    """Settles the expired tasks that a worker receives, in batches.
+
+    One by one each would wait for the disks of the result store, and with a prefetch count of 1 for the broker, too:
+    60 a second. So a queue that hands out nothing else is read through a window: a second consumer with a prefetch
+    count of its own (``basic.qos`` changes nothing for a consumer of a quorum queue that is there already). It runs
+    no task: the first message that is not expired goes back to the queue, uncounted, and closes the window.
+    """
+
+    def __init__(self, c: Any) -> None:
+        super().__init__(c)
+        self.handle: Callable[[Any], None]  #: what the consumer does with the message of a task
+        self._c = c
+        self._channel: Any = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._batch: list[Request] = []
+        self._recorded: deque[Request] = deque()
+        self._timer: Any = None
+        self._rows: Counter[str] = Counter()
+        self._open: dict[str, float] = {}  # when the last expired message of a queue with a window came
+        self._tags: dict[str, str] = {}
+
+    def start(self, c: Any) -> None:
+        """Begin with a fresh connection; what was received over the last one is handed out again."""
+        self.stop(c)
+        if c.connection.transport.driver_type == "amqp":
+            self._channel = c.connection.channel()
+            self._channel.basic_qos(0, WINDOW, False)
+
+    def stop(self, c: Any) -> None:
+        """Settle nothing more; the connection is gone or going."""
+        if self._timer is not None:
+            c.timer.cancel(self._timer)
+        for queue in tuple(self._open) if c.connection else ():
+            self.close(queue)
+        self._channel = None
+        self._forget()
+
+    shutdown = stop
+
+    # -- settling
+
+    def add(self, request: Request) -> None:
+        """Take over an expired request, which is settled within a moment.
+
+        Args:
+            request: it is settled by nobody else.
+        """
+        self._batch.append(request)
+        full = WINDOW if self._open else min(self._c.initial_prefetch_count or WINDOW, WINDOW)
+        if len(self._batch) >= full:
+            self._wake(0)
+        elif self._timer is None:
+            self._wake(WAIT)
+
+    def _wake(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._c.timer.cancel(self._timer)
+        self._timer = self._c.timer.call_after(seconds, self._settle)
+
+    def _settle(self) -> None:
+        self._timer = None
+        batch, self._batch = self._batch, []
+        self._recorded.extend(record(batch))
+        until = monotonic() + TURN
+        while self._recorded and monotonic() < until:
+            request = self._recorded.popleft()
+            try:
+                request.settle_revoked("expired", False, None, True)
+            except (*self._c.connection_errors, *self._c.channel_errors):
+                raise
+            except Exception as error:  # noqa: BLE001 - as of any message: it must not end the worker
+                self._c.on_decode_error(request.message, error)
+        if self._recorded:
+            self._wake(0)
+
+    # -- the window
+
+    def seen(self, queue: str, expired: bool) -> None:
+        """Note what a message was, and open the window of a queue that hands out nothing but expired ones.
+
+        Args:
+            queue: where it came from.
+            expired: it was passed to :meth:`add`.
+        """
+        if not expired:
+            self._rows.pop(queue, None)
+            return
+        self._rows[queue] += 1
+        if queue in self._open:
+            self._open[queue] = monotonic()
+        elif self._rows[queue] >= ROW and self._channel is not None:
+            self._widen(queue)
+
+    def _widen(self, name: str) -> None:
+        found = [queue for queue in self._c.task_consumer.queues if queue.name == name]
+        if not found:  # cancelled by remote control
+            return
+        tag = f"expired-{name}"
+        self._tags[tag] = name
+        consumer = MessageConsumer(
+            self._channel,
+            accept=self._c.task_consumer.accept,
+            on_message=self._drained,
+            on_decode_error=self._c.on_decode_error,
+            auto_declare=False,
+        )
+        found[0](self._channel).consume(tag, consumer._receive_callback, nowait=True)
+        self._open[name] = monotonic()
+        logger.info("Queue %s hands out expired tasks: up to %s are dropped at a time", name, WINDOW)
+        self._c.timer.call_after(QUIET, self._look, (name,))
+
+    def _look(self, queue: str) -> None:
+        if queue not in self._open:
+            return
+        if monotonic() - self._open[queue] >= QUIET:
+            self.close(queue)
+        else:
+            self._c.timer.call_after(QUIET, self._look, (queue,))
+
+    def close(self, queue: str) -> None:
+        """Close the window of a queue, if it is open.
+
+        Args:
+            queue: its name.
+        """
+        if self._open.pop(queue, None) is not None:
+            self._rows.pop(queue, None)
+            self._channel.basic_cancel(f"expired-{queue}", nowait=True)
+
+    def _drained(self, message: Message) -> None:
+        one: Any = message
+        one.queue = self._tags[message.delivery_info["consumer_tag"]]
+        if past(message.headers):
+            self.handle(message)
+        else:
+            self.close(one.queue)
+            self._c.give_back(message)
+
+
+def past(headers: Mapping[str, Any]) -> bool:
+    """Tell whether a task message says that its time is over; one that says it in an odd way is left to Celery.
+
+    Args:
+        headers: of the message.
+    """
+    try:
+        due = maybe_iso8601(headers.get("expires"))
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return bool(due and due.tzinfo) and datetime.now(timezone.utc) > due

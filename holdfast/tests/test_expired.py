@@ -1,0 +1,249 @@
+"""Expired tasks are settled in batches, and a queue that hands out nothing else is read through a window."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from holdfast import expired as expired_module
+from holdfast.expired import ROW, WINDOW, Expired, past
+from holdfast.request import PutBack
+
+LATE = {"expires": "2020-01-01T00:00:00+00:00"}
+CONSUMER = {
+    "initial_prefetch_count": 1,
+    "connection_errors": (ConnectionError,),
+    "channel_errors": (),
+}
+
+
+class Timer:
+    """Runs what is due when it is told."""
+
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+
+    def call_after(self, seconds: float, function: Any, args: Any = ()) -> Any:
+        self.entries.append((seconds, function, args))
+        return self.entries[-1]
+
+    def cancel(self, entry: Any) -> None:
+        if entry in self.entries:
+            self.entries.remove(entry)
+
+    def run(self) -> None:
+        entries, self.entries = self.entries, []
+        for _, function, args in entries:
+            function(*args)
+
+
+class Backend:
+    """Notes what it is asked to store together."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.away = False
+        self.left_out: set[str] = set()
+
+    def store_revoked(self, contexts: dict[str, Any], _why: str) -> frozenset[str]:
+        if self.away:
+            raise PutBack("the store is away")
+        self.calls.append(list(contexts))
+        return frozenset(contexts) - self.left_out
+
+
+class Request:
+    """A request that notes how it was settled."""
+
+    def __init__(self, backend: Backend, name: str, *, stored: bool = True, error: Exception | None = None) -> None:
+        self.task = SimpleNamespace(backend=backend)
+        self.id, self.store_errors, self.recorded, self._error = name, stored, False, error
+        self.how = ""
+        self.message = f"message of {name}"
+        self._context = None
+
+    def settle_revoked(self, *_: object) -> None:
+        if self._error:
+            raise self._error
+        self.how = f"settled, recorded: {self.recorded}"
+
+    def not_recorded(self, _error: PutBack) -> None:
+        self.how = "put back"
+
+
+class Channel:
+    """Notes what is said on it."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def basic_qos(self, *args: Any) -> None:
+        self.said.append(("qos", *args))
+
+    def basic_cancel(self, tag: str, nowait: bool) -> None:
+        assert nowait
+        self.said.append(("cancel", tag))
+
+
+class Queue:
+    """A queue that is consumed from."""
+
+    name = "q"
+
+    def __call__(self, channel: Channel) -> Queue:
+        self.channel = channel
+        return self
+
+    def consume(self, tag: str, _callback: Any, nowait: bool) -> None:
+        assert nowait
+        self.channel.said.append(("consume", tag))
+
+
+@pytest.fixture
+def c(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(expired_module, "MessageConsumer", lambda *_, **__: SimpleNamespace(_receive_callback=None))
+    channel = Channel()
+    connection = SimpleNamespace(transport=SimpleNamespace(driver_type="amqp"), channel=lambda: channel)
+    c = SimpleNamespace(
+        **CONSUMER,
+        timer=Timer(),
+        connection=connection,
+        channel=channel,
+        task_consumer=SimpleNamespace(queues=[Queue()], accept=None),
+        unreadable=[],
+        returned=[],
+    )
+    c.on_decode_error = lambda message, error: c.unreadable.append((message, error))
+    c.give_back = c.returned.append
+    return c
+
+
+@pytest.fixture
+def step(c: Any) -> Expired:
+    step = Expired(c)
+    step.start(c)
+    return step
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend()
+
+
+def add(step: Expired, *requests: Any) -> None:
+    for one in requests:
+        step.add(one)
+
+
+def test_all_that_wait_are_stored_with_one_confirmation_and_then_settled(
+    step: Expired, c: Any, backend: Backend
+) -> None:
+    requests = [Request(backend, name) for name in "abc"] + [Request(backend, "ignored", stored=False)]
+    add(step, *requests)
+    assert not any(one.how for one in requests)
+    assert len(c.timer.entries) == 1
+    c.timer.run()
+    assert backend.calls == [["a", "b", "c"]]
+    assert [one.how for one in requests] == ["settled, recorded: True"] * 3 + ["settled, recorded: False"]
+
+
+def test_what_the_store_takes_only_alone_is_stored_alone(step: Expired, c: Any, backend: Backend) -> None:
+    backend.left_out = {"large"}
+    large = Request(backend, "large")
+    add(step, large, Request(backend, "b"))
+    c.timer.run()
+    assert large.how == "settled, recorded: False"
+
+
+def test_a_store_that_is_away_puts_back_what_needs_it(step: Expired, c: Any, backend: Backend) -> None:
+    backend.away = True
+    stored, ignored = Request(backend, "a"), Request(backend, "b", stored=False)
+    add(step, stored, ignored)
+    c.timer.run()
+    assert (stored.how, ignored.how) == ("put back", "settled, recorded: False")
+
+
+def test_a_message_that_cannot_be_settled_does_not_keep_the_others(step: Expired, c: Any, backend: Backend) -> None:
+    error = ValueError("odd")
+    good = Request(backend, "b")
+    add(step, Request(backend, "a", error=error), good)
+    c.timer.run()
+    assert good.how
+    assert c.unreadable == [("message of a", error)]
+
+
+def test_a_lost_connection_is_not_swallowed(step: Expired, c: Any, backend: Backend) -> None:
+    add(step, Request(backend, "a", error=ConnectionResetError()))
+    with pytest.raises(ConnectionResetError):
+        c.timer.run()
+
+
+def test_a_long_batch_lets_the_loop_turn(
+    step: Expired, c: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expired_module, "TURN", -1)
+    one = Request(backend, "a")
+    add(step, one)
+    c.timer.run()
+    assert not one.how
+    monkeypatch.undo()
+    c.timer.run()
+    assert one.how
+    assert backend.calls == [["a"]]
+
+
+def test_a_window_opens_after_a_row_and_closes_at_the_first_that_is_not_expired(step: Expired, c: Any) -> None:
+    for _ in range(ROW - 1):
+        step.seen("q", True)
+    step.seen("q", False)
+    for _ in range(ROW - 1):
+        step.seen("q", True)
+    assert c.channel.said == [("qos", 0, WINDOW, False)]
+    step.seen("q", True)
+    step.seen("q", True)
+    assert c.channel.said[1:] == [("consume", "expired-q")]
+    handled: list[Any] = []
+    step.handle = handled.append
+    info = {"consumer_tag": "expired-q"}
+    late, healthy = (SimpleNamespace(headers=headers, delivery_info=info) for headers in (LATE, {"expires": None}))
+    for message in (late, healthy, late):  # the last one was on its way
+        step._drained(message)
+    assert (handled, c.returned) == ([late, late], [healthy])
+    assert c.channel.said[2:] == [("cancel", "expired-q")]
+    assert late.queue == "q"
+
+
+def test_a_window_closes_when_its_queue_is_quiet(step: Expired, c: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(ROW):
+        step.seen("q", True)
+    c.timer.run()
+    assert c.channel.said[-1] == ("consume", "expired-q")
+    monkeypatch.setattr(expired_module, "QUIET", 0)
+    c.timer.run()
+    assert c.channel.said[-1] == ("cancel", "expired-q")
+    assert not c.timer.entries
+
+
+def test_no_window_for_a_queue_that_was_cancelled_or_without_amqp(step: Expired, c: Any) -> None:
+    for _ in range(ROW):
+        step.seen("cancelled", True)
+    c.connection.transport.driver_type = "redis"
+    step.start(c)
+    for _ in range(ROW):
+        step.seen("q", True)
+    assert c.channel.said == [("qos", 0, WINDOW, False)]
+
+
+def test_a_lost_connection_forgets_what_came_over_it(step: Expired, c: Any, backend: Backend) -> None:
+    add(step, Request(backend, "a"))
+    step.start(c)
+    c.timer.run()
+    assert not backend.calls
+
+
+@pytest.mark.parametrize("text", [None, "2999-01-01T00:00:00+00:00", "2020-01-01T00:00:00", "x", 5])
+def test_only_what_certainly_expired_is_drained(text: object) -> None:
+    assert past(LATE)
+    assert not past({"expires": text})
