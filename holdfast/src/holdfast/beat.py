@@ -41,7 +41,7 @@ with extras.needed():
     from redbeat import RedBeatScheduler
     from redbeat.schedulers import ensure_conf, get_redis
 
-    from holdfast.schedule.entry import StoredEntry
+    from holdfast.schedule.entry import BATCH, StoredEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,6 @@ PATIENCE = 20.0  # seconds for a Redis command; a failover takes about 7, the lo
 CATCH_UP = 3600.0  # seconds
 SKEW = timedelta(seconds=30)  # by which the clocks of two hosts may differ before a last tick counts as "in the future"
 REVIEW = 300.0  # seconds between two looks at all entries; otherwise only those that are due are read
-BATCH = 500  # entries read at once
 AT_MOST = 2**53  # a score above any
 
 
@@ -79,21 +78,37 @@ class Scheduler(RedBeatScheduler):
         self.lease_key, self.lock_key = self.lock_key, None
         self.catch_up = timedelta(seconds=float(app.conf.get("holdfast_beat_catch_up", CATCH_UP)))
 
+    def setup_schedule(self) -> None:
+        """Take out of Redis what the configuration no longer has, and write what it has."""
+        client, known = get_redis(self.app), self.app.redbeat_conf
+        gone = sorted(client.smembers(known.statics_key) - set(known.schedule))
+        if gone:
+            keys = [StoredEntry.generate_key(self.app, name) for name in gone]
+            with client.pipeline() as pipe:  # all at once: redbeat makes two round trips for each
+                pipe.zrem(known.schedule_key, *keys)
+                pipe.delete(*keys)
+                pipe.srem(known.statics_key, *gone)
+                pipe.execute()
+        super().setup_schedule()
+
     def update_from_dict(self, entries: dict[str, Any]) -> None:
         """Write the entries of the configuration to Redis.
 
         Args:
             entries: by name, as in ``beat_schedule``.
         """
+        made: list[StoredEntry] = []
+        failed: dict[str, Exception] = {}
         for name, fields in entries.items():
             try:
-                self._maybe_entry(name, fields).save()
-            except RedisError:
-                raise
+                made.append(self._maybe_entry(name, fields))
             except Exception as error:  # noqa: BLE001 - one bad entry must not stop the others
-                key = StoredEntry.generate_key(self.app, name)
-                self._refuse(key, error)
-                get_redis(self.app).zrem(self.app.redbeat_conf.schedule_key, key)
+                failed[StoredEntry.generate_key(self.app, name)] = error
+        failed |= StoredEntry.save_all(self.app, made)
+        for key, reason in failed.items():
+            self._refuse(key, reason)
+        if failed:
+            get_redis(self.app).zrem(self.app.redbeat_conf.schedule_key, *failed)
 
     def tick(self, *_: Any, **__: Any) -> float:
         """Send what is due if this process holds the lock.

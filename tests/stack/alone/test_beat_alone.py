@@ -249,3 +249,38 @@ def test_what_is_changed_while_beat_runs_is_taken_up(alone: Alone) -> None:
         # what was off or slower in between has missed nothing
         assert max(runs("off") - count, runs("slower") - at["slower"]) < 14
         assert beat.alive
+
+
+def test_thousands_of_entries_cost_few_round_trips(alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celery import Celery
+
+    from holdfast.beat import Scheduler
+
+    monkeypatch.setenv("HOLDFAST_PULSE_DIR", str(alone.folder / "pulse"))
+    client = alone.client()
+
+    def start(entries: dict[str, Any]) -> set[str]:
+        """Start a scheduler of these entries and return what it has in its order."""
+        app = Celery("many", set_as_current=False)
+        app.conf.redbeat_redis_url = f"{alone.url}/0"
+        app.conf.beat_schedule = entries
+        before = client.info("commandstats")
+        scheduler = Scheduler(app)
+        assert set(scheduler.refused) == {"redbeat:bad"} & {f"redbeat:{name}" for name in entries}
+        after = client.info("commandstats")
+        for command in ("exec", "zadd", "zrem", "del"):
+            name = f"cmdstat_{command}"
+            assert after.get(name, {}).get("calls", 0) - before.get(name, {}).get("calls", 0) < 20, command
+        return set(client.zrange("redbeat::schedule", 0, -1)) - {"redbeat:celery.backend_cleanup"}
+
+    many: dict[str, Any] = {f"e{number}": {"task": "t", "schedule": 3600.0} for number in range(1200)}
+    many["bad"] = {"task": "t", "schedule": "never"}
+    names = {f"redbeat:{name}" for name in many if name != "bad"}
+    start(many)
+    meta = client.hget("redbeat:e700", "meta").replace('"total_run_count": 0', '"total_run_count": 7')
+    client.hset("redbeat:e700", "meta", meta)
+    assert start(many) == names
+    assert client.hget("redbeat:e700", "meta") == meta
+    assert start({"e700": many["e700"]}) == {"redbeat:e700"}
+    assert client.keys("redbeat:e*") == ["redbeat:e700"]
+    assert client.hget("redbeat:e700", "meta") == meta

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.schedules import crontab, schedule
 from redbeat.decoder import RedBeatJSONEncoder
@@ -19,6 +19,10 @@ from redbeat.schedules import rrule
 from holdfast.schedule import ticks
 from holdfast.schedule.ticks import UTC
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BATCH = 500  # entries written or read at once
 FIELDS = ("args", "kwargs", "options", "schedule")  # of a definition, those that may be kept in beat_schedule
 REFERENCE = "beat_schedule"
 START = timedelta(seconds=30)  # for beat to start, while the first occurrence of a new rrule still counts
@@ -79,16 +83,52 @@ class StoredEntry(RedBeatSchedulerEntry):
         Raises:
             ValueError: a part of it cannot be kept in Redis, and beat_schedule does not have it.
         """
-        self.text = self._definition()
-        client = get_redis(self.app)
-        with client.pipeline() as pipe:
-            pipe.hset(self.key, "definition", self.text)
-            pipe.hsetnx(self.key, "meta", self._meta(self.last_run_at or self._beginning()))
-            pipe.hmget(self.key, "meta", "ticked_by")
-            known = self.read(self.app, self.text, *pipe.execute()[-1])
-        self.last_run_at, self.total_run_count = known.last_run_at, known.total_run_count
-        client.zadd(self.app.redbeat_conf.schedule_key, {self.key: self.score})
+        for error in self.save_all(self.app, [self]).values():
+            raise error
         return self
+
+    @classmethod
+    def save_all(cls, app: Any, entries: Sequence[StoredEntry]) -> dict[str, Exception]:
+        """Write entries as :meth:`save` does, many at a time: each round trip ends with an fsync of the server.
+
+        Args:
+            app: the application of all.
+            entries: what to write.
+
+        Returns:
+            What keeps entries from being written, by their keys; the others are written.
+
+        Raises:
+            RedisError: the store is away. What was written before is complete, and all can be written again.
+        """
+        refused: dict[str, Exception] = {}
+        client = get_redis(app)
+        for start in range(0, len(entries), BATCH):
+            batch: list[StoredEntry] = []
+            with client.pipeline() as pipe:
+                for entry in entries[start : start + BATCH]:
+                    try:
+                        entry.text = entry._definition()
+                        meta = entry._meta(entry.last_run_at or entry._beginning())
+                    except Exception as error:  # noqa: BLE001 - it is the caller's to tell
+                        refused[entry.key] = error
+                        continue
+                    pipe.hset(entry.key, "definition", entry.text)
+                    pipe.hsetnx(entry.key, "meta", meta)
+                    pipe.hmget(entry.key, "meta", "ticked_by")
+                    batch.append(entry)
+                known = pipe.execute()[2::3]
+            scores = {}
+            for entry, row in zip(batch, known, strict=True):
+                try:
+                    stored = cls.read(app, str(entry.text), *row)
+                    entry.last_run_at, entry.total_run_count = stored.last_run_at, stored.total_run_count
+                    scores[entry.key] = entry.score
+                except Exception as error:  # noqa: BLE001 - likewise
+                    refused[entry.key] = error
+            if scores:
+                client.zadd(app.redbeat_conf.schedule_key, scores)
+        return refused
 
     def done(self, last: datetime, *, count: int = 1) -> None:
         """Note a tick as done. An entry that was removed meanwhile stays removed, a changed one is ordered anew.
