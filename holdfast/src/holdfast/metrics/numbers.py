@@ -63,6 +63,8 @@ OUTCOMES = (
 )
 for _outcome in OUTCOMES:  # from 0 on, so that the first one that is not acknowledged is an increase
     _publishes(_outcome)
+for _outcome in ("sent", "given_up"):  # likewise
+    TICKS.labels(_outcome)
 
 
 class Progress:
