@@ -145,11 +145,19 @@ class OwnRig(Rig):
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Servers that no other process uses."""
-    conf = tmp_path_factory.mktemp("servers") / "rabbitmq.conf"
+    folder = tmp_path_factory.mktemp("servers")
+    folder.parent.chmod(0o755)
+    with running(folder) as servers:
+        yield servers
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Servers]:
+    """Run servers until the end of the block; their configuration lies in a folder that other users may enter."""
+    conf = folder / "rabbitmq.conf"
     conf.write_text(RABBITMQ, encoding="utf-8")
     conf.chmod(0o644)  # the broker runs as another user
-    conf.parent.chmod(0o755)
-    conf.parent.parent.chmod(0o755)
+    folder.chmod(0o755)
     ports = free_ports(5)
     broker, management, primary, replica, sentinel = map(str, ports)
     shell = ("--network", "host", "--entrypoint", "sh", image("redis"), "-c")
