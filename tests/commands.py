@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 OURS = {"drill": drill.main, "holdfast": holdfast.main, "webhooks": webhooks.main}
-PLACES = drill.Environment("holdfast", ROOT / "build")  # what the options of the drill look into
+PLACES = drill.Places.of_project("holdfast", ROOT / "build")  # what the options of the drill look into
 COMPOSE = {"up", "down", "ps", "stop", "start", "restart", "logs", "exec", "run", "config", "pull", "build"}
 SUPERVISOR = {"status", "start", "stop", "restart", "signal", "update"}
 PROGRAMS = {  # taken at their word here; those of the servers are asked for their commands on the running stack

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from drill.cli import ROOT, Environment
-from drill.run import Drill, Options
+from drill import ROOT
+from drill.cli import Places
+from drill.run.drill import Drill, Options
 
 if TYPE_CHECKING:
-    from drill.stack import Stack
+    from drill.targets.stack import Stack
 
 pytestmark = pytest.mark.stack
-HERE = Environment("holdfast", ROOT / "build")
+HERE = Places.of_project("holdfast", ROOT / "build")
 
 
 def drill(*arguments: str) -> subprocess.Popen[str]:
@@ -29,7 +30,7 @@ def drill(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def stack() -> Stack:
-    return HERE.stack()
+    return HERE.stack
 
 
 def test_the_smoke_set_passes() -> None:
@@ -61,12 +62,12 @@ def test_a_command_that_fails_fails_the_drill() -> None:
     ["broker-flutter", "broker-bridge", "memory-alarm", "redis-primary-isolate", "worker-parent-kill", "beat-kill"],
 )
 def test_a_fault_is_proven_and_healed(stack: Stack, tmp_path: Path, name: str) -> None:
-    run = Drill(stack, Options(seed=1, calm=0), tmp_path, HERE.journal(), lambda _: None)
+    run = Drill(stack, Options(seed=1, calm=0), tmp_path, HERE.journal, lambda _: None)
     record = run.inject(f"1-{name}", name, random.Random(1))  # noqa: S311 - repeatable on purpose
     assert record.problem == ""
     assert record.proof
     assert record.healed
-    assert HERE.journal().steps() == []
+    assert HERE.journal.steps() == []
 
 
 @pytest.mark.long
@@ -75,7 +76,7 @@ def test_a_drill_killed_in_the_middle_of_a_fault_is_healed(stack: Stack) -> None
     assert stack.wait(lambda: "paused" in stack.target.states().values(), 120)
     process.kill()
     process.wait()
-    assert HERE.journal().steps()
+    assert HERE.journal.steps()
     healing = drill("heal")
     said, _ = healing.communicate(timeout=200)
     assert healing.returncode == 0, said
@@ -103,6 +104,6 @@ def _publishers() -> list[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it ended meanwhile
             command = path.read_bytes()
-            if b"drill.publisher" in command and mine in command:
+            if b"drill.load.publisher" in command and mine in command:
                 found.append(path.parent.name)
     return found

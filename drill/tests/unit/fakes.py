@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from drill.target import Node, Process, Target, TargetError
+from drill.targets import Logins, Node, Process, Target, TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from drill.stack import Stack
+    from drill.targets.stack import Stack
 
 
 class FakeTarget:
     """Nodes with a state each; notes what is done to them."""
 
     name = "fake"
+    scrape: Path | None = None
 
     def __init__(self, *names: str) -> None:
         self.nodes = {
@@ -33,6 +34,12 @@ class FakeTarget:
         self.done.append(f"{verb} {node.name}")
         if state:
             self.state[node.name] = state
+
+    def logins(self) -> Logins:
+        return Logins(lambda name: name, {})
+
+    def refresh(self) -> None:
+        self.done.append("refresh")
 
     def states(self) -> dict[str, str]:
         return dict(self.state)

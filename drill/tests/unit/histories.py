@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from drill.history import Attempt, Fault, History, Outcome, Run
+from drill.faults.record import Fault
+from drill.judge.history import Attempt, History, Outcome, Run
 
 
 def fault(**changes: object) -> Fault:

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from drill import alerts
-from drill.alerts import Span, Watch, judge
 from drill.faults import REGISTRY
-from drill.history import Fault
+from drill.faults.record import Fault
+from drill.judge import alerts
+from drill.judge.alerts import Span, Watch, judge
 
 RULES = " ".join(path.read_text() for path in (Path(__file__).parents[3] / "monitoring/rules").glob("*.yml"))
 LIMITS = {"broker-outage": 50.0}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from drill.annotations import Annotations
+from drill.run.annotations import Annotations
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,9 @@ from histories import add, fault, healthy, lose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drill import checker
-from drill.history import Attempt, Bound, History, Outcome, Run
+from drill.faults.record import Bound
+from drill.judge import checker
+from drill.judge.history import Attempt, History, Outcome, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drill.gaps import longest, rerun
-from drill.history import Fault
-from drill.intervals import Intervals
+from drill.faults.record import Fault
+from drill.judge.gaps import longest, rerun
+from drill.judge.intervals import Intervals
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drill import checker, drain, ledger
-from drill.history import History, build
+from drill import ledger
+from drill.judge import checker
+from drill.judge.history import History, build
+from drill.run import drain
 
 RUN = "run1"
 

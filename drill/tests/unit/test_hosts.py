@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from drill.faults.base import both_ways, from_peers
-from drill.hosts import SERVICES, Hosts, kill_script, look_script, read_look
-from drill.ssh import Connection
-from drill.target import Node, TargetError
+from drill.targets import Node, TargetError
+from drill.targets.hosts import SERVICES, Hosts, kill_script, look_script, read_look
+from drill.targets.ssh import Connection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,23 +40,22 @@ MainPID=352
 """
 
 
-def describe(folder: Path, **changes: Any) -> Path:
-    """Write the description of one host, which ``ssh`` reaches without sudo."""
+def hosts_of(folder: Path, **changes: Any) -> Hosts:
+    """Return a target of one host, which ``ssh`` reaches without sudo."""
     ssh = {"address": "10.0.0.1", "user": "", "port": 0, "key": "", "arguments": "", "become": False}
     host = {"drill": "allowed", "address": "10.0.0.1", "groups": ["redis", "sentinel", "workers"], "ssh": ssh} | changes
-    path = folder / "hosts.json"
     owner = folder.owner()
     content = {"name": "some", "ledger": str(folder / "there"), "owner": owner, "hosts": {"data1.example": host}}
-    path.write_text(json.dumps(content))
-    return path
+    (folder / "hosts.json").write_text(json.dumps(content))
+    return Hosts(folder, folder)
 
 
 def local_ssh(folder: Path, monkeypatch: pytest.MonkeyPatch, marker: Path | None) -> None:
     """Put an ``ssh`` first on the path that runs its command here, with ``iptables``, and a marker if one is given."""
     if marker:
         marker.touch()
-    monkeypatch.setattr("drill.hosts.MARKER", str(marker or folder / "no-marker"))
-    monkeypatch.setattr("drill.ssh.SOCKETS", folder / "sockets")
+    monkeypatch.setattr("drill.targets.hosts.MARKER", str(marker or folder / "no-marker"))
+    monkeypatch.setattr("drill.targets.ssh.SOCKETS", folder / "sockets")
     for name, script in {"ssh": 'for last; do :; done; exec sh -c "$last"', "iptables": "exit 0"}.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
@@ -111,25 +110,25 @@ def test_ssh_is_told_what_ansible_is() -> None:
 
 def test_a_host_without_the_variable_refuses_all(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"data1\.example of inventory some lack the variable holdfast_drill=allowed"):
-        Hosts(describe(tmp_path, drill=""))
+        hosts_of(tmp_path, drill="")
 
 
 def test_a_host_without_the_file_refuses_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local_ssh(tmp_path, monkeypatch, None)
     with pytest.raises(TargetError, match=r"data1\.example lacks .*no-marker"):
-        Hosts(describe(tmp_path))
+        hosts_of(tmp_path)
 
 
 def test_a_host_that_cannot_be_reached_refuses_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local_ssh(tmp_path, monkeypatch, tmp_path / "marker")
     (tmp_path / "ssh").write_text("#!/bin/sh\necho no route >&2; exit 255\n")
     with pytest.raises(TargetError, match=r"data1\.example cannot be reached by ssh \(255\): no route"):
-        Hosts(describe(tmp_path))
+        hosts_of(tmp_path)
 
 
 def test_ledgers_come_from_the_host_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local_ssh(tmp_path, monkeypatch, tmp_path / "marker")
-    hosts = Hosts(describe(tmp_path))
+    hosts = hosts_of(tmp_path)
     here = tmp_path / "run-1"
     here.mkdir()
     hosts.open_ledger(here)
@@ -146,7 +145,7 @@ def test_ledgers_come_from_the_host_as_they_are(tmp_path: Path, monkeypatch: pyt
 
 def test_services_of_one_host_are_cut_off_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local_ssh(tmp_path, monkeypatch, tmp_path / "marker")
-    nodes = Hosts(describe(tmp_path)).nodes
+    nodes = hosts_of(tmp_path).nodes
     assert [(node.name, node.host) for node in nodes.values()] == [
         ("redis@data1.example", "data1"),
         ("sentinel@data1.example", "data1"),

@@ -9,8 +9,8 @@ from fakes import fake_stack
 
 from drill.faults import undo
 from drill.faults.base import kill, pause
-from drill.journal import Journal
-from drill.target import TargetError
+from drill.faults.journal import Journal
+from drill.targets import TargetError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from itertools import islice
 
-from drill import load
+from drill.load import sequence
 
 
-def take(seed: int, number: int = 2000) -> list[load.Batch]:
-    return list(islice(load.batches("run1.p0", seed, load.MIX, load.WAYS), number))
+def take(seed: int, number: int = 2000) -> list[sequence.Batch]:
+    return list(islice(sequence.batches("run1.p0", seed, sequence.MIX, sequence.WAYS), number))
 
 
 def test_the_same_seed_gives_the_same_load() -> None:
@@ -29,10 +29,10 @@ def test_every_kind_and_every_way_comes_in_its_share() -> None:
     ways = Counter[str]()
     for batch in batches:
         ways[batch.way] += len(batch.items)
-    assert kinds.keys() == load.MIX.keys()
-    for name, weight in load.MIX.items():
-        assert 0.7 < kinds[name] / kinds.total() / (weight / sum(load.MIX.values())) < 1.4
-    for name, weight in load.WAYS.items():
+    assert kinds.keys() == sequence.MIX.keys()
+    for name, weight in sequence.MIX.items():
+        assert 0.7 < kinds[name] / kinds.total() / (weight / sum(sequence.MIX.values())) < 1.4
+    for name, weight in sequence.WAYS.items():
         assert 0.8 < ways[name] / ways.total() / (weight / 100) < 1.2
 
 

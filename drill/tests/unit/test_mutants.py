@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from drill import lab, ledger, load, mutants
-from drill.cli import ROOT
+from drill import ROOT, ledger
 from drill.faults import REGISTRY
-from drill.history import build
-from drill.second import Servers
-from drill.target import TargetError
+from drill.judge.history import build
+from drill.load import sequence
+from drill.selftest import mutants, virtual_host
+from drill.selftest.spare_servers import SpareServers
+from drill.targets import TargetError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ ENVIRONMENT = {
 def test_faults_and_kinds_of_tasks_exist(name: str) -> None:
     mutant = mutants.MUTANTS[name]
     assert set(mutant.faults) <= REGISTRY.keys()
-    next(load.batches("r.p", 1, mutant.mix, {"single": 1}))
+    next(sequence.batches("r.p", 1, mutant.mix, {"single": 1}))
 
 
 @pytest.mark.parametrize("name", [name for name, mutant in mutants.MUTANTS.items() if mutant.topology])
@@ -49,7 +50,7 @@ def test_a_change_of_the_definitions_changes_them(name: str) -> None:
 
 def test_every_url_gets_the_drills_virtual_host() -> None:
     environment = dict(ENVIRONMENT)
-    lab.use_vhost(environment)
+    virtual_host.use_vhost(environment)
     assert environment["HOLDFAST_BROKER_URL"] == "amqp://app:pw@10.0.0.1:5672/drill,amqp://app:pw@10.0.0.2:5672/drill"
 
 
@@ -60,18 +61,18 @@ def test_every_edit_of_the_redis_files_changes_them(tmp_path: Path) -> None:
         for path in sorted(secret.glob("*/*.conf"))
     } | {shared.name: shared.read_text()}
     for name, mutant in {**mutants.MUTANTS, "small-disk": mutants.SMALL_DISK}.items():
-        if mutant.second:
-            Servers(ROOT, tmp_path / name, "10.0.0", mutant.second, {}).write_files(files)
+        if mutant.spare:
+            SpareServers(tmp_path / name, "10.0.0", mutant.spare, {}).write_files(files)
             assert any((tmp_path / name / one).read_text() != text for one, text in files.items())
             assert (tmp_path / name).stat().st_mode & 0o777 == 0o700, "the copies hold passwords"
-    wrong = mutants.Second(("redis",), (("^nothing", ""),))
+    wrong = mutants.Spare(("redis",), (("^nothing", ""),))
     with pytest.raises(TargetError, match="matches nothing"):
-        Servers(ROOT, tmp_path / "wrong", "10.0.0", wrong, {}).write_files(files)
+        SpareServers(tmp_path / "wrong", "10.0.0", wrong, {}).write_files(files)
 
 
 def ask_app(variant: str, expression: str, changes: dict[str, str] = ENVIRONMENT) -> Any:
     """Return a value of the application of a set-up, made in a process of its own."""
-    code = f"import json; from drill.variants import app; print(json.dumps({expression}))"
+    code = f"import json; from drill.selftest.variants import app; print(json.dumps({expression}))"
     environment = dict(os.environ) | changes | {"DRILL_VARIANT": variant}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -91,7 +92,7 @@ def test_stock_is_celery_alone() -> None:
 
 def test_redis_as_the_broker_hands_out_again_what_a_dead_worker_held_before_the_run_is_judged() -> None:
     environment = dict(ENVIRONMENT)
-    lab.use_redis(environment, {"HOLDFAST_BROKER_URL": environment["HOLDFAST_RESULT_URL"]})
+    virtual_host.use_redis(environment, {"HOLDFAST_BROKER_URL": environment["HOLDFAST_RESULT_URL"]})
     assert environment["HOLDFAST_BROKER_URL"].endswith("/2")
     limit = ask_app("redis-broker", "app.conf.broker_transport_options['visibility_timeout']", environment)
     assert limit == 30

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from histories import fault, healthy, lose
 
-from drill import checker, report
-from drill.alerts import Span
-from drill.history import Bound
+from drill import report
+from drill.faults.record import Bound
+from drill.judge import checker
+from drill.judge.alerts import Span
 from drill.report.page import _marks
 
 if TYPE_CHECKING:

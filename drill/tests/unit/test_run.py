@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fakes import FakeTarget
 
 from drill import ledger
-from drill.run import Drill, Options
+from drill.run.drill import Drill, Options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +21,8 @@ def test_a_run_has_ended_only_when_all_its_files_are_on_the_disk(
 ) -> None:
     stack: Any = SimpleNamespace(target=FakeTarget(), wait_healthy=lambda _timeout: [])
     run = Drill(stack, Options(seed=1), tmp_path, cast("Any", None), lambda _: None)
-    monkeypatch.setattr("drill.drain.wait_empty", lambda *_: [])
-    monkeypatch.setattr("drill.drain.collect", lambda *_: run.book.append("result", id="t1", state="SUCCESS"))
+    monkeypatch.setattr("drill.run.drain.wait_empty", lambda *_: [])
+    monkeypatch.setattr("drill.run.drain.collect", lambda *_: run.book.append("result", id="t1", state="SUCCESS"))
     at_flush: list[list[str]] = []
     monkeypatch.setattr(ledger, "flush", lambda _folder: at_flush.append(kinds(run)))
     run._finish()

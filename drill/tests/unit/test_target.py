@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from drill.target import MARKER, Compose, TargetError
+from drill.targets import TargetError
+from drill.targets.compose import MARKER, Compose
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drill.target import TargetError
+from drill.targets import TargetError
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from drill.history import Bound
-    from drill.stack import Stack
-    from drill.target import Node
+    from drill.faults.record import Bound
+    from drill.targets import Node
+    from drill.targets.stack import Stack
 
 type Undo = tuple[str, ...]
 """A verb of :func:`undo` and its arguments: text only, because it is written to the heal journal."""

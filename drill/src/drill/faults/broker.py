@@ -25,14 +25,14 @@ from drill.faults.base import (
     pause,
     undo,
 )
-from drill.history import Bound
-from drill.stack import QUEUES
+from drill.faults.record import Bound
+from drill.targets.stack import QUEUES
 
 if TYPE_CHECKING:
     import random
 
-    from drill.stack import Settings, Stack
-    from drill.target import Node
+    from drill.targets import Node
+    from drill.targets.stack import Settings, Stack
 
 AGAIN = 5.0  # seconds; the policy's pause before a failed delivery is repeated, and a free worker
 BOOT = 30.0  # seconds; a broker with a full log on a busy machine

@@ -6,15 +6,15 @@ import json
 import random  # noqa: TC003 - beside Stack it is in each signature
 from typing import TYPE_CHECKING
 
-from drill.faults import broker, results
+from drill.faults import broker, redis
 from drill.faults.base import SLACK, Plan, are, crash, fault, kill, pause, reborn
-from drill.history import Bound
-from drill.stack import QUEUES
-from drill.target import TargetError
+from drill.faults.record import Bound
+from drill.targets import TargetError
+from drill.targets.stack import QUEUES
 
 if TYPE_CHECKING:
-    from drill.stack import Settings, Stack
-    from drill.target import Node, Process
+    from drill.targets import Node, Process
+    from drill.targets.stack import Settings, Stack
 
 
 def others_go_on(seconds: float = 3.0) -> list[Bound]:
@@ -234,7 +234,7 @@ def _everything(stack: Stack, rng: random.Random) -> Plan:
         found = [are(stack, frozen, "paused") if frozen else "", reborn(stack, births) if births else ""]
         return "; ".join(filter(None, found)) if bool(found[0]) == bool(frozen) and bool(found[1]) == bool(dead) else ""
 
-    silent = broker.silent(s) + results.failover(s)
+    silent = broker.silent(s) + redis.failover(s)
     return Plan(
         [node.name for node in nodes],
         apply,

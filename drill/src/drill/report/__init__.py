@@ -6,14 +6,14 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from drill import alerts
+from drill.judge import alerts
 from drill.report import page
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from drill.checker import Verdict
-    from drill.history import History
+    from drill.judge.checker import Verdict
+    from drill.judge.history import History
 
 
 def write(history: History, verdict: Verdict, folder: Path) -> None:
@@ -57,5 +57,5 @@ def summary(history: History, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _alert(outcome: alerts.Outcome | None) -> dict[str, Any] | None:
+def _alert(outcome: alerts.AlertResult | None) -> dict[str, Any] | None:
     return asdict(outcome) | {"good": outcome.good} if outcome else None

@@ -6,12 +6,12 @@ from bisect import bisect_left
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from drill import gaps
+from drill.judge import gaps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from drill.history import History
+    from drill.judge.history import History
 
 WIDTH, HEIGHT, LEFT = 1000, 130, 46  # of one strip of the timeline, in SVG units
 WORDS = {

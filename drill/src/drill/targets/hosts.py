@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from drill.ssh import Connection
-from drill.target import Node, Process, TargetError
+from drill import ROOT
+from drill.targets.base import Logins, Node, Process, TargetError
+from drill.targets.ssh import Connection
+from holdfast import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -158,18 +162,43 @@ def matches(tier: str, address: str) -> tuple[str, str]:
     return "", ""
 
 
+def describe(inventory: Path, state: Path) -> None:
+    """Have Ansible write what it knows of an inventory's hosts.
+
+    Args:
+        inventory: its folder.
+        state: folder to write to.
+
+    Raises:
+        TargetError: it cannot read the inventory.
+    """
+    command = [str(ROOT / "scripts/play"), "drill/describe", "--extra-vars", f"render_dir={state}"]
+    variables = os.environ | {"INVENTORY": str(inventory)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stdout + done.stderr)[-2000:].strip()
+        raise TargetError(
+            f"Ansible cannot read {inventory}:\n{said}\nAllowed is an inventory that site.yml takes, with "
+            f"its vault. Next: make play INVENTORY={inventory} PLAYBOOK=verify"
+        )
+
+
 class Hosts:
     """The services of an inventory's hosts, over SSH.
 
     Args:
-        description: what the role ``drill`` wrote of the inventory.
+        inventory: its folder.
+        state: folder with what Ansible knows of the hosts, passwords included (:func:`describe`).
 
     Raises:
         TargetError: a host does not say that it may be broken, does not answer, or lacks what the drill needs.
     """
 
-    def __init__(self, description: Path) -> None:
-        found: dict[str, Any] = json.loads(description.read_text())
+    scrape: Path | None = None  # a Prometheus on another host does not see the file that announces a drill
+
+    def __init__(self, inventory: Path, state: Path) -> None:
+        self._inventory, self._state = inventory, state
+        found: dict[str, Any] = json.loads((state / "hosts.json").read_text())
         self.name = f"inventory {found['name']}"
         self._ledger, self._owner = str(found["ledger"]), str(found["owner"])
         self._described: dict[str, dict[str, Any]] = found["hosts"]
@@ -181,6 +210,17 @@ class Hosts:
             )
         self._connections = {name: Connection(name, **host["ssh"]) for name, host in self._described.items()}
         self._check()
+
+    def refresh(self) -> None:
+        """Have Ansible write anew what it knows of the hosts."""
+        describe(self._inventory, self._state)
+
+    def logins(self) -> Logins:
+        """Return what Ansible has written; passwords are read each time anew, for they may be rotated."""
+        secret = self._state / "secret"
+        return Logins(
+            lambda name: (secret / "passwords" / name).read_text().strip(), environment.read_file(secret / "app.env")
+        )
 
     @cached_property
     def nodes(self) -> dict[str, Node]:

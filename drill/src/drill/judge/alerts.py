@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from drill.history import Fault
+    from drill.faults.record import Fault
 
 # Faults that are not here heal by themselves, or within a failover, before somebody would be called.
 EXPECTED = {
@@ -52,7 +52,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AlertResult:
     """What became of the alert that a fault must raise.
 
     Attributes:
@@ -151,7 +151,7 @@ def _runs(moments: list[float], gap: float) -> list[tuple[float, float]]:
     return runs
 
 
-def judge(faults: Iterable[Fault], spans: list[Span], limits: dict[str, float]) -> dict[str, Outcome]:
+def judge(faults: Iterable[Fault], spans: list[Span], limits: dict[str, float]) -> dict[str, AlertResult]:
     """Return, by the fault's key, what became of the alert that it must raise.
 
     An alert that fired already when the fault began proves nothing, and counts as not raised.
@@ -172,5 +172,5 @@ def judge(faults: Iterable[Fault], spans: list[Span], limits: dict[str, float]) 
         after = max(0.0, mine[0].since - fault.applied_at) if mine else None
         last = mine[-1].until if mine else None
         resolved = max(0.0, last - fault.healed_at) if last is not None else None
-        outcomes[fault.key] = Outcome(alert, allowed, after, resolved)
+        outcomes[fault.key] = AlertResult(alert, allowed, after, resolved)
     return outcomes

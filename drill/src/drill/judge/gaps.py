@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from drill.history import Bound, Fault, History
+    from drill.faults.record import Bound, Fault
+    from drill.judge.history import History
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from drill.faults.base import SLACK, Plan, are, both_ways, crash, fault, kill, partition, pause
-from drill.history import Bound
+from drill.faults.record import Bound
 
 if TYPE_CHECKING:
     import random
 
-    from drill.stack import Settings, Stack
-    from drill.target import Node
+    from drill.targets import Node
+    from drill.targets.stack import Settings, Stack
 
 PROMOTION = 4.0  # seconds; pings, asking the others, a random wait and the promotion, each up to one
 

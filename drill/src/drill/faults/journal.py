@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from drill.faults import Undo, undo
-from drill.target import TargetError
+from drill.targets import TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from drill.stack import Stack
+    from drill.targets.stack import Stack
 
 
 class Journal:

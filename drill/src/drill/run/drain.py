@@ -12,20 +12,21 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from drill import ledger, tasks
-from drill.history import ACKNOWLEDGED, build
-from drill.stack import POLL
-from drill.target import TargetError
+from drill.judge.history import ACKNOWLEDGED, build
+from drill.targets import TargetError
+from drill.targets.stack import POLL
+from holdfast import inbox
 from holdfast.dead import open_office
-from holdfast.outbox.table import outbox
+from holdfast.outbox import table
 from webhooks import db
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from drill.history import History
+    from drill.judge.history import History
     from drill.ledger import Writer
-    from drill.stack import Stack
+    from drill.targets.stack import Stack
 
 QUIET = 7.0  # seconds that everything must have been empty: the broker counts every 5, and delays are chains of queues
 LOOK = 20.0  # seconds between two looks into the ledger, above what poison takes to its end
@@ -101,16 +102,14 @@ def collect(stack: Stack, book: Writer, folder: Path, run: str) -> None:
 
 def prepare_tables() -> None:
     """Create the tables that the drill's tasks write to."""
-    from holdfast import inbox, outbox  # noqa: PLC0415 - names that the module uses otherwise
-
     with db.transaction() as session:
-        for metadata in (tasks.metadata, inbox.metadata, outbox.metadata):
+        for metadata in (tasks.metadata, inbox.metadata, table.metadata):
             metadata.create_all(session.connection())
 
 
 def _outbox_rows() -> int:
     with db.transaction() as session:
-        return session.scalar(select(func.count()).select_from(outbox)) or 0
+        return session.scalar(select(func.count()).select_from(table.outbox)) or 0
 
 
 def _empty(stack: Stack, book: Writer, queue: str, run: str) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import redis
 
-from drill.target import Node, Target, TargetError
+from drill.targets.base import Node, Target, TargetError
 from holdfast import tls
 from holdfast.environment import split_urls
 

@@ -1,4 +1,4 @@
-"""A second set of servers for the drill's own test: the stack's compose file with a few lines changed.
+"""Spare servers for the drill's own test: the stack's compose file with a few lines changed.
 
 No user of the stack may switch off its append-only file at run time, the drill edits no file of a running server, and
 it never fills the disk of the machine.
@@ -13,12 +13,14 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from drill.target import PREPARES, TOOLS, Compose, TargetError
+from drill import ROOT
+from drill.targets import TargetError
+from drill.targets.compose import PREPARES, TOOLS, Compose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from drill.mutants import Second
+    from drill.selftest.mutants import Spare
 
 PROJECT = "holdfast-drill"
 NET = os.environ.get("HOLDFAST_DRILL_NET", "172.30.79")  # first three numbers, beside those of the stack
@@ -27,19 +29,18 @@ HOLDER = "holder"  # a container that keeps volumes in memory mounted while thei
 _ADDRESSES = {"rabbit": "HOLDFAST_BROKER_URL", "redis": "HOLDFAST_RESULT_URL"}
 
 
-class Servers:
+class SpareServers:
     """Some tiers of the stack once more, in a network of their own.
 
     Args:
-        root: folder of the stack's compose file.
         folder: where the changed files go.
         net: first three numbers of the stack's network.
-        second: what they are and what is changed.
+        spare: what they are and what is changed.
         files: filled files of the stack's roles, as ``role/name``.
     """
 
-    def __init__(self, root: Path, folder: Path, net: str, second: Second, files: Mapping[str, str]) -> None:
-        self._root, self._folder, self._net, self._second, self._files = root, folder, net, second, files
+    def __init__(self, folder: Path, net: str, spare: Spare, files: Mapping[str, str]) -> None:
+        self._folder, self._net, self._spare, self._files = folder, net, spare, files
 
     def __enter__(self) -> Self:
         description = self._description()
@@ -65,7 +66,7 @@ class Servers:
     def use(self, environment: dict[str, str]) -> None:
         """Point an application's environment at these servers."""
         for tier, name in _ADDRESSES.items():
-            if tier in self._second.tiers:
+            if tier in self._spare.tiers:
                 environment[name] = self._moved(environment[name])
 
     def write_files(self, files: Mapping[str, str]) -> None:
@@ -77,13 +78,13 @@ class Servers:
         Raises:
             TargetError: an edit matches nowhere.
         """
-        unused = set(self._second.edits)
+        unused = set(self._spare.edits)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # they hold passwords
         for name, source in files.items():
             text = source
             if name.endswith(".conf"):
                 text = self._moved(text)
-                for edit in self._second.edits:
+                for edit in self._spare.edits:
                     text, hits = re.subn(*edit, text, flags=re.MULTILINE)
                     unused -= {edit} if hits else set()
             copy = self._folder / name
@@ -91,21 +92,19 @@ class Servers:
             copy.write_text(text, encoding="utf-8")
             copy.chmod(0o755 if text.startswith("#!") else 0o644)  # the servers read them as users of their own
         if unused:
-            raise TargetError(
-                f"{sorted(unused)} matches nothing in the files of {self._root}; the templates have changed."
-            )
+            raise TargetError(f"{sorted(unused)} matches nothing in the files of {ROOT}; the templates have changed.")
 
     def _description(self) -> dict[str, Any]:
         """Return the compose file of the set, made from that of the stack."""
         said = subprocess.run(
-            ["docker", "compose", "--file", str(self._root / "compose.yaml"), "config", "--format", "json"],
+            ["docker", "compose", "--file", str(ROOT / "compose.yaml"), "config", "--format", "json"],
             env=os.environ | {"HOLDFAST_NET": NET},
             capture_output=True,
             text=True,
             check=True,
         )
         whole = json.loads(said.stdout)
-        tiers = self._second.tiers
+        tiers = self._spare.tiers
         services = {name: one for name, one in whole["services"].items() if name.rstrip("0123456789") in tiers}
         roles = set()
         for one in services.values():
@@ -122,8 +121,8 @@ class Servers:
         made = {name: text for name, text in self._files.items() if name.partition("/")[0] in roles}
         self.write_files(made | shared)
         volumes: dict[str, dict[str, Any]] = {name: {} for name in services}
-        if self._second.disk:
-            memory = {"type": "tmpfs", "device": "tmpfs", "o": f"size={self._second.disk}"}
+        if self._spare.disk:
+            memory = {"type": "tmpfs", "device": "tmpfs", "o": f"size={self._spare.disk}"}
             volumes = {name: {"driver_opts": memory} for name in services}
             services[HOLDER] = {
                 "image": TOOLS,

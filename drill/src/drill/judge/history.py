@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from drill.alerts import Span
+from drill.faults.record import Bound, Fault
+from drill.judge.alerts import Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,53 +60,6 @@ class Run:
     start: float
     end: float | None
     final: bool = True
-
-
-@dataclass(slots=True)
-class Bound:
-    """Promise of one stream after one fault.
-
-    Attributes:
-        stream: publish, work, results, or rerun (of the tasks that the fault cut).
-        seconds: longest gap allowed.
-        since: ``apply``: the longest gap from the fault on; ``heal``: from its end on, when the fault itself forbids
-            progress.
-        formula: where the seconds come from, with the live values.
-    """
-
-    stream: str
-    seconds: float
-    since: str
-    formula: str
-
-
-@dataclass(slots=True)
-class Fault:
-    """One injected fault; times are Unix times by the drill's clock, 0 while it has not happened.
-
-    Attributes:
-        key: number and name, unique in the run.
-        proof: what was read back after applying it; empty when nothing proved it.
-        healed: what was read back after healing it; empty when nothing proved it.
-        unacked: tasks delivered and not acknowledged when it was applied.
-        silent: nobody may get a confirm from ``applied_at`` (plus a moment) until ``heal_at``.
-        problem: why it could not be applied or healed.
-    """
-
-    key: str
-    name: str
-    targets: list[str]
-    apply_at: float = 0.0
-    applied_at: float = 0.0
-    heal_at: float = 0.0
-    healed_at: float = 0.0
-    settled_at: float = 0.0
-    proof: str = ""
-    healed: str = ""
-    unacked: int = 0
-    silent: bool = False
-    problem: str = ""
-    bounds: list[Bound] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""One publisher process: ``python -m drill.publisher PLAN``; it stops when its standard input ends.
+"""One publisher process: ``python -m drill.load.publisher JOB``; it stops when its standard input ends.
 
 That happens also when the drill dies, so a killed drill leaves no load behind. Killing this process leaves attempts
 without an outcome, which count as unknown.
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kombu.utils.imports import symbol_by_name
 
-from drill import load
 from drill.ledger import SUFFIX, Writer
+from drill.load import sequence
 from holdfast import outbox
 from holdfast.publisher import Message, publisher_of
 from holdfast.publisher.many import publish_many
@@ -34,7 +34,7 @@ LATEST = 1.0  # seconds; a publisher that was held up longer does not catch up: 
 
 
 @dataclass(frozen=True)
-class Plan:
+class Job:
     """What one process does.
 
     Attributes:
@@ -60,7 +60,7 @@ class Plan:
     ledger: str = "drill.ledger:Writer"
 
 
-class Publisher:
+class LedgerPublisher:
     """Publishes batches and notes each attempt before and each outcome after.
 
     An attempt outlives this process and waits for no disk: a power cut where the publishers run ends the drill, too.
@@ -70,13 +70,13 @@ class Publisher:
     def __init__(self, app: Celery, book: Writer, stop: threading.Event) -> None:
         self.app, self.book, self.stop = app, book, stop
         self.acknowledged = self.failed = 0
-        self._ways: dict[str, Callable[[list[load.Item]], Iterator[tuple[str, str, str]]]] = {
+        self._ways: dict[str, Callable[[list[sequence.Item]], Iterator[tuple[str, str, str]]]] = {
             "single": self._single,
             "bulk": self._bulk,
             "outbox": self._outbox,
         }
 
-    def publish(self, batch: load.Batch) -> None:
+    def publish(self, batch: sequence.Batch) -> None:
         """Publish a batch; no error leaves this method unless the ledger cannot be written."""
         for item in batch.items:
             self.book.append("attempt", id=item.id, task=item.kind, path=batch.way, poison=item.poison)
@@ -99,10 +99,10 @@ class Publisher:
         else:
             self.acknowledged += 1
 
-    def _signature(self, item: load.Item) -> Signature[Any]:
+    def _signature(self, item: sequence.Item) -> Signature[Any]:
         return self.app.signature(item.task, args=item.args, options={**item.options, "task_id": item.id})
 
-    def _single(self, items: list[load.Item]) -> Iterator[tuple[str, str, str]]:
+    def _single(self, items: list[sequence.Item]) -> Iterator[tuple[str, str, str]]:
         for item in items:
             if item.task:
                 self._signature(item).apply_async()
@@ -114,7 +114,7 @@ class Publisher:
                 publisher_of(self.app).publish(message)
             yield item.id, "acknowledged", ""
 
-    def _bulk(self, items: list[load.Item]) -> Iterator[tuple[str, str, str]]:
+    def _bulk(self, items: list[sequence.Item]) -> Iterator[tuple[str, str, str]]:
         tasks = [item for item in items if item.task]
         for outcome in publish_many(self.app, [self._signature(item) for item in tasks]):
             error = "" if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}"[:200]
@@ -122,7 +122,7 @@ class Publisher:
             yield cast("str", outcome.task_id), result, error
         yield from self._single([item for item in items if not item.task])
 
-    def _outbox(self, items: list[load.Item]) -> Iterator[tuple[str, str, str]]:
+    def _outbox(self, items: list[sequence.Item]) -> Iterator[tuple[str, str, str]]:
         with db.transaction() as session:
             for item in items:
                 outbox.enqueue(session, self._signature(item))
@@ -132,12 +132,12 @@ class Publisher:
 
 def main() -> None:
     """Publish until standard input ends; print a line of counts each second."""
-    plan = Plan(**json.loads(sys.argv[1]))
-    writer: type[Writer] = symbol_by_name(plan.ledger)
-    book = writer(Path(plan.folder) / f"{plan.name}{SUFFIX}", plan.run, plan.name)
+    job = Job(**json.loads(sys.argv[1]))
+    writer: type[Writer] = symbol_by_name(job.ledger)
+    book = writer(Path(job.folder) / f"{job.name}{SUFFIX}", job.run, job.name)
     stop = threading.Event()
-    publisher = Publisher(symbol_by_name(plan.app), book, stop)
-    slots = _slots(plan, stop)
+    publisher = LedgerPublisher(symbol_by_name(job.app), book, stop)
+    slots = _slots(job, stop)
     lock = threading.Lock()
 
     def work() -> None:
@@ -148,7 +148,7 @@ def main() -> None:
                 return
             publisher.publish(batch)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(plan.threads)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(job.threads)]
     threads.append(threading.Thread(target=_report, args=(publisher, stop), daemon=True))
     for thread in threads:
         thread.start()
@@ -159,17 +159,17 @@ def main() -> None:
     book.close()
 
 
-def _slots(plan: Plan, stop: threading.Event) -> Iterator[load.Batch]:
+def _slots(job: Job, stop: threading.Event) -> Iterator[sequence.Batch]:
     """Yield each batch at its time; the callers hold a lock, so that one of them waits and the others queue."""
     due = time.monotonic()
-    for batch in load.batches(f"{plan.run}.{plan.name}", plan.seed, plan.mix, plan.ways):
+    for batch in sequence.batches(f"{job.run}.{job.name}", job.seed, job.mix, job.ways):
         if stop.wait(max(0.0, due - time.monotonic())):
             return
-        due = max(due, time.monotonic() - LATEST) + len(batch.items) / plan.rate
+        due = max(due, time.monotonic() - LATEST) + len(batch.items) / job.rate
         yield batch
 
 
-def _report(publisher: Publisher, stop: threading.Event) -> None:
+def _report(publisher: LedgerPublisher, stop: threading.Event) -> None:
     while not stop.wait(1):
         print(json.dumps({"acknowledged": publisher.acknowledged, "failed": publisher.failed}), flush=True)
 

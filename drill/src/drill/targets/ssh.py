@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from drill.target import TargetError
+from drill.targets.base import TargetError
 
 FAILED = 255  # what ssh itself ends with; a command on the host may, too, and is then told by what it says
 OPTIONS = {

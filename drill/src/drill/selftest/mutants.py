@@ -23,7 +23,7 @@ type Topology = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Second:
+class Spare:
     """Servers beside those of the stack, for what no server of the stack may suffer.
 
     Attributes:
@@ -37,8 +37,8 @@ class Second:
     disk: str = ""
 
 
-def _redis(*edits: tuple[str, str]) -> Second:
-    return Second(("redis", "sentinel"), edits)
+def _redis(*edits: tuple[str, str]) -> Spare:
+    return Spare(("redis", "sentinel"), edits)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Mutant:
         layer: parts of Holdfast that are installed.
         settings: Celery settings that are changed.
         topology: changes the definitions of the virtual host.
-        second: servers that mutant and control have for themselves; the control's are not edited.
+        spare: servers that mutant and control have for themselves; the control's are not edited.
         ledger: class that the publishers write with.
         calm: seconds of load before and after each fault.
         stock: Celery's own settings.
@@ -67,7 +67,7 @@ class Mutant:
     layer: frozenset[str] = LAYER
     settings: dict[str, Any] = field(default_factory=dict)
     topology: Callable[[Topology], None] | None = None
-    second: Second | None = None
+    spare: Spare | None = None
     ledger: str = "drill.ledger:Writer"
     calm: float = 4.0
     stock: bool = False
@@ -185,13 +185,13 @@ MUTANTS = {
         "Redis writes nothing to its disk",
         ("redis-all-kill",),
         settings=_STOCK_STORE,
-        second=_redis(("^appendonly yes", "appendonly no")),
+        spare=_redis(("^appendonly yes", "appendonly no")),
     ),
     "min-replicas": Mutant(
         "a Redis primary without replicas takes writes",
         ("redis-primary-isolate",),
         settings=_STOCK_STORE,
-        second=_redis(("^min-replicas-to-write 1", "min-replicas-to-write 0")),
+        spare=_redis(("^min-replicas-to-write 1", "min-replicas-to-write 0")),
     ),
     "channel-errors": Mutant(
         "a channel error ends the worker, control queues are exclusive",
@@ -206,9 +206,9 @@ MUTANTS = {
         topology=_policy("tasks", consumer_disconnected_timeout=60_000),
     ),
     "ledger-buffer": Mutant(
-        "the ledger keeps records in memory", ("publisher-kill",), ledger="drill.mutants:BufferedWriter"
+        "the ledger keeps records in memory", ("publisher-kill",), ledger="drill.selftest.mutants:BufferedWriter"
     ),
-    "ledger-drop": Mutant("the ledger drops one record", (), ledger="drill.mutants:DroppingWriter"),
+    "ledger-drop": Mutant("the ledger drops one record", (), ledger="drill.selftest.mutants:DroppingWriter"),
 }
 CONTROL = Mutant("nothing: all safeguards are on")
 STOCK = Mutant(
@@ -218,7 +218,7 @@ REDIS_BROKER = Mutant("Redis carries the tasks: all of Holdfast that works there
 SMALL_DISK = Mutant(
     "nothing: all safeguards are on, and the brokers' disks can be filled",
     faults=("disk-full",),
-    second=Second(("rabbit",), ((r"^disk_free_limit\.absolute = .*", "disk_free_limit.absolute = 20MB"),), disk="300m"),
+    spare=Spare(("rabbit",), ((r"^disk_free_limit\.absolute = .*", "disk_free_limit.absolute = 20MB"),), disk="300m"),
 )
 SETUPS = {"stock": STOCK, "redis-broker": REDIS_BROKER, "control": CONTROL}
 

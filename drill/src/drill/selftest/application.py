@@ -1,20 +1,23 @@
-"""The Celery application of a mutant or of stock Celery: ``drill.variants:app``, chosen by ``DRILL_VARIANT``."""
+"""The Celery application of a mutant, of its control, or of stock Celery."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from drill import mutants
 from holdfast import consumer, environment, publisher, request, settings, startup
+
+if TYPE_CHECKING:
+    from drill.selftest.mutants import Mutant
 
 PARTS: dict[str, Any] = {"publisher": publisher, "consumer": consumer, "request": request}
 VISIBILITY = 30  # seconds instead of half an hour: what a dead worker held must be back before the run is judged
 
 
-def _make(mutant: mutants.Mutant) -> Celery:
+def make(mutant: Mutant) -> Celery:
+    """Return the application of a set-up, made from the environment."""
     app = Celery("drill", include=["drill.tasks"])
     if mutant.stock:
         app.conf.update(_stock())
@@ -50,6 +53,3 @@ def _stock() -> dict[str, Any]:
         "control_queue_durable": True,  # RabbitMQ 4.3 refuses Celery's own transient queues (kombu#2237)
         "control_queue_exclusive": False,
     }
-
-
-app = _make(mutants.find(os.environ.get("DRILL_VARIANT", "control")))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from drill import gaps
-from drill.history import ACKNOWLEDGED
-from drill.intervals import LONG, Intervals
+from drill.judge import gaps
+from drill.judge.history import ACKNOWLEDGED
+from drill.judge.intervals import LONG, Intervals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from drill.gaps import Gap
-    from drill.history import Bound, Fault, History, Run
+    from drill.faults.record import Bound, Fault
+    from drill.judge.gaps import Gap
+from drill.judge.history import History, Run
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 EXIT = {PASS: 0, FAIL: 1, INCONCLUSIVE: 2}

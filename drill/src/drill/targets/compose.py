@@ -1,12 +1,15 @@
-"""Where the drill runs: a small interface, and the compose stack behind it; :mod:`drill.hosts` has the other one."""
+"""The compose stack on this machine as a target: a node is a container."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from drill import ROOT
+from drill.targets.base import Logins, Node, Process, TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,110 +20,20 @@ PREPARES = "init"  # the service that makes passwords and files, and ends
 TOOLS = "holdfast-tools:dev"  # iptables and kill, beside a container: nothing is installed into the servers
 
 
-class TargetError(Exception):
-    """The target refuses, or a command on it failed; the message says what was found, and what to do."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A container, or a service of a host.
-
-    Attributes:
-        name: ``rabbit1`` of the compose file, ``rabbit@data1`` of an inventory.
-        tier: what it is: ``rabbit``, ``redis``, ``sentinel``, ``worker``, ``beat`` and so on.
-        address: IP address inside the stack's network; empty for a node that nothing connects to.
-        handle: what the target calls it by.
-        host: name of its machine, which RabbitMQ puts behind the ``@``.
-        inward: iptables match of what peers send it, beside their address; empty where its address is its own.
-        outward: the same for what it sends them.
-    """
-
-    name: str
-    tier: str
-    address: str
-    handle: str
-    host: str
-    inward: str = ""
-    outward: str = ""
-
-
-class Target(Protocol):
-    """What a fault needs to do to the stack. Each call raises :class:`TargetError` when it fails."""
-
-    name: str
-
-    @property
-    def nodes(self) -> dict[str, Node]:
-        """All nodes by name."""
-
-    def states(self) -> dict[str, str]:
-        """Return ``running``, ``paused``, ``restarting``, ``exited`` or ``unreachable`` for each node, by name."""
-
-    def birth(self, node: Node) -> str:
-        """Return what changes when the node's main process is another one."""
-
-    def kill(self, nodes: Sequence[Node]) -> None:
-        """End the main processes at once, without a chance to clean up; they stay down until :meth:`start`."""
-
-    def crash(self, nodes: Sequence[Node]) -> None:
-        """The same, but supervision may start them again."""
-
-    def start(self, node: Node) -> None:
-        """Start a node that is down."""
-
-    def stop(self, node: Node) -> None:
-        """Stop a node in order, within its grace period; it stays down until :meth:`start`."""
-
-    def pause(self, node: Node) -> None:
-        """Freeze all processes of a node; its kernel still answers TCP."""
-
-    def resume(self, node: Node) -> None:
-        """End :meth:`pause`."""
-
-    def run(self, node: Node, *command: str, timeout: float = 60) -> str:
-        """Run a command on a node and return its output."""
-
-    def processes(self, node: Node) -> list[Process]:
-        """Return the processes of a node."""
-
-    def signal(self, node: Node, pids: Sequence[int], name: str) -> None:
-        """Send a signal to processes that :meth:`processes` returned for a node."""
-
-    def network(self, node: Node, script: str) -> str:
-        """Run a shell script with ``iptables`` in the network of a node and return its output.
-
-        A network that has gone with its node has no rules: then nothing is done.
-        """
-
-    def open_ledger(self, folder: Path) -> None:
-        """Let the workers write to the folder of a run, which is on this machine."""
-
-    def fetch_ledger(self, folder: Path) -> None:
-        """Bring what the workers have written so far into the folder of a run."""
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process as the machine sees it."""
-
-    pid: int
-    parent: int
-    command: str
-
-
 class Compose:
     """The compose stack on this machine.
 
     Args:
         project: name of the compose project.
+        scrape: folder in which its Prometheus looks for further targets.
 
     Raises:
         TargetError: it does not run, or a container of it lacks the marker.
     """
 
-    def __init__(self, project: str = "holdfast") -> None:
+    def __init__(self, project: str = "holdfast", scrape: Path | None = None) -> None:
         self.name = f"compose project {project}"
-        self.project = project
+        self.project, self.scrape = project, scrape
         containers = self._containers()
         if not containers:
             raise TargetError(f"No container of the compose project {project!r} was found. Start it with: make up")
@@ -138,6 +51,24 @@ class Compose:
             name: Node(name, name.rstrip("0123456789"), _address(found), found["Id"], name)
             for name, found in sorted(self._containers().items())
         }
+
+    def logins(self) -> Logins:
+        """Ask the project's volumes.
+
+        Raises:
+            TargetError: it was never started.
+        """
+        command = [str(ROOT / "scripts/passwords"), "--json"]
+        variables = os.environ | {"COMPOSE_PROJECT_NAME": self.project}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise TargetError(f"The stack does not tell its passwords.\n{done.stderr.strip()[-1000:]}")
+        made = json.loads(done.stdout)
+        environments = made["environment"]
+        return Logins(made["passwords"].__getitem__, environments["app"], environments["redis-broker"], made["files"])
+
+    def refresh(self) -> None:
+        """Do nothing: addresses and passwords of the project never change."""
 
     def states(self) -> dict[str, str]:
         """Return the containers' states."""

@@ -15,22 +15,26 @@ from typing import TYPE_CHECKING
 import httpx
 import redis
 
-from drill import checker, drain, ledger, load, report
-from drill.alerts import Watch
+from drill import ledger, report
 from drill.faults import REGISTRY, Plan
-from drill.history import Fault, History, build
-from drill.pool import Pool
-from drill.publisher import Plan as PublisherPlan
-from drill.target import TargetError
+from drill.faults.record import Fault
+from drill.judge import checker
+from drill.judge.alerts import Watch
+from drill.judge.history import History, build
+from drill.load import sequence
+from drill.load.pool import Pool
+from drill.load.publisher import Job
+from drill.run import drain
+from drill.targets import TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from drill.annotations import Annotations
-    from drill.checker import Verdict
-    from drill.journal import Journal
-    from drill.stack import Stack
+    from drill.faults.journal import Journal
+    from drill.judge.checker import Verdict
+    from drill.run.annotations import Annotations
+    from drill.targets.stack import Stack
 
 SERVER_ERRORS = (TargetError, httpx.HTTPError, redis.RedisError)
 
@@ -210,19 +214,19 @@ class Drill:
         if problems:
             raise TargetError(f"The stack is not healthy before any fault: {'; '.join(problems)}. Next: make status")
         options = self.options
-        ways = dict(options.ways or load.WAYS)
+        ways = dict(options.ways or sequence.WAYS)
         if not self.stack.tier("relay"):
             ways.pop("outbox", None)  # nobody would publish its rows
         for number in range(options.publishers):
             self.pool.start(
-                PublisherPlan(
+                Job(
                     folder=str(self.folder),
                     run=self.run,
                     name=f"p{number}",
                     seed=options.seed * 1000 + number,
                     rate=options.rate / options.publishers,
                     threads=4,
-                    mix=options.mix or load.MIX,
+                    mix=options.mix or sequence.MIX,
                     ways=ways,
                     app=options.app,
                     ledger=options.ledger,

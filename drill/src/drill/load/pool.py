@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from drill.ledger import Writer
-    from drill.publisher import Plan
+    from drill.load.publisher import Job
 
 
 class Pool:
@@ -29,15 +29,15 @@ class Pool:
     def __init__(self, book: Writer, folder: Path, environment: Mapping[str, str]) -> None:
         self._book, self._folder, self._environment = book, folder, dict(environment)
         self._processes: dict[str, subprocess.Popen[str]] = {}
-        self._plans: dict[str, Plan] = {}
+        self._jobs: dict[str, Job] = {}
         self._counts: dict[str, dict[str, int]] = {}
 
-    def start(self, plan: Plan) -> None:
+    def start(self, job: Job) -> None:
         """Start one publisher."""
-        self._book.append("writer", name=plan.name)
-        with (self._folder / f"{plan.name}.log").open("w") as log:
+        self._book.append("writer", name=job.name)
+        with (self._folder / f"{job.name}.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "drill.publisher", json.dumps(asdict(plan))],
+                [sys.executable, "-m", "drill.load.publisher", json.dumps(asdict(job))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -45,8 +45,8 @@ class Pool:
                 env=self._environment,
                 start_new_session=True,  # Ctrl-C stops the drill, which stops them in order
             )
-        self._processes[plan.name], self._plans[plan.name] = process, plan
-        threading.Thread(target=self._listen, args=(plan.name, process), daemon=True).start()
+        self._processes[job.name], self._jobs[job.name] = process, job
+        threading.Thread(target=self._listen, args=(job.name, process), daemon=True).start()
 
     def names(self) -> list[str]:
         """Return the names of the publishers that run."""
@@ -57,8 +57,8 @@ class Pool:
         process = self._processes.pop(name)
         process.kill()
         process.wait()
-        plan = self._plans[name]
-        successor = replace(plan, name=f"{name}x", seed=plan.seed + 1)
+        job = self._jobs[name]
+        successor = replace(job, name=f"{name}x", seed=job.seed + 1)
         self.start(successor)
         return successor.name
 

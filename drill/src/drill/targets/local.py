@@ -1,69 +1,49 @@
-"""A virtual host and workers of the drill's own, beside those of the stack."""
+"""Workers of the drill's own on this machine, in place of those of the stack."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Self
 
-import httpx
-
-from drill.target import Node, Process
-from holdfast.environment import split_urls
+from drill.targets.base import Logins, Node, Process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from drill.mutants import Mutant, Topology
-    from drill.target import Compose
+    from drill.targets.compose import Compose
 
-VHOST = "drill"
-DATABASE = 2  # of the Redis set, for tasks of the comparison
-BROKER = "HOLDFAST_BROKER_URL"
 WORKERS = ("worker1", "worker2")
 
 
-def use_vhost(environment: dict[str, str]) -> None:
-    """Point the application's environment at the drill's virtual host."""
-    environment[BROKER] = _moved(environment[BROKER], VHOST)
-
-
-def use_redis(environment: dict[str, str], profile: dict[str, str]) -> None:
-    """Point the application's environment at Redis as the broker, in the drill's own database."""
-    environment[BROKER] = _moved(profile[BROKER], DATABASE)
-
-
-def _moved(urls: str, name: str | int) -> str:
-    return ",".join(urlsplit(url)._replace(path=f"/{name}").geturl() for url in split_urls(urls))
-
-
-class Lab:
+class LocalWorkers:
     """The target with the stack's workers replaced by processes of this machine.
 
     Args:
         inner: the stack.
+        app: the workers' Celery application, as ``-A`` takes it.
         folder: for the workers' logs.
         environment: of the workers.
-        second: servers that take the place of the stack's.
+        spare: servers that take the place of the stack's.
     """
 
+    scrape: Path | None = None  # nobody looks at the dashboards of the drill's own test
+
     def __init__(
-        self, inner: Compose, folder: Path, environment: dict[str, str], second: Compose | None = None
+        self, inner: Compose, app: str, folder: Path, environment: dict[str, str], spare: Compose | None = None
     ) -> None:
-        self._inner, self._folder, self._environment, self._second = inner, folder, environment, second
+        self._inner, self._app, self._folder, self._environment, self._spare = inner, app, folder, environment, spare
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._births: dict[str, int] = dict.fromkeys(WORKERS, 0)
         self._paused: set[str] = set()
-        self.name = f"virtual host {VHOST} on {inner.name}"
+        self.name = f"local workers on {inner.name}"
         kept = {name: node for name, node in inner.nodes.items() if node.tier not in {"worker", "beat", "relay"}}
         self.nodes = (
-            kept | (second.nodes if second else {}) | {name: Node(name, "worker", "", name, name) for name in WORKERS}
+            kept | (spare.nodes if spare else {}) | {name: Node(name, "worker", "", name, name) for name in WORKERS}
         )
 
     def __enter__(self) -> Self:
@@ -77,15 +57,19 @@ class Lab:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+    def logins(self) -> Logins:
+        """Return the logins of the stack."""
+        return self._inner.logins()
+
+    def refresh(self) -> None:
+        """Do nothing: nobody operates the stack meanwhile."""
 
     def states(self) -> dict[str, str]:
         """Return the states of the containers and of the local workers."""
         mine = {
             name: "paused" if name in self._paused else "running" if self._alive(name) else "exited" for name in WORKERS
         }
-        found = self._inner.states() | (self._second.states() if self._second else {}) | mine
+        found = self._inner.states() | (self._spare.states() if self._spare else {}) | mine
         return {name: state for name, state in found.items() if name in self.nodes}
 
     def birth(self, node: Node) -> str:
@@ -114,7 +98,7 @@ class Lab:
             self._inner.start(node)
             return
         command = ["setpriv", "--pdeathsig", "KILL"]  # a drill that is killed leaves no worker behind
-        command += [sys.executable, "-m", "celery", "-A", "drill.variants", "worker", "-Q", "default,critical"]
+        command += [sys.executable, "-m", "celery", "-A", self._app, "worker", "-Q", "default,critical"]
         command += [
             "-n",
             f"{node.name}@drill",
@@ -165,6 +149,25 @@ class Lab:
         fields = [line.split(None, 2) for line in listing.stdout.splitlines()]
         return [Process(int(pid), int(parent), command) for pid, parent, command in fields]
 
+    def run(self, node: Node, *command: str, timeout: float = 60) -> str:
+        """Run a command in a container."""
+        return self._inner.run(node, *command, timeout=timeout)
+
+    def signal(self, node: Node, pids: Sequence[int], name: str) -> None:
+        """Signal processes of this machine, which containers and local workers share."""
+        self._inner.signal(node, pids, name)
+
+    def network(self, node: Node, script: str) -> str:
+        """Run a script in the network of a container."""
+        return self._inner.network(node, script)
+
+    def open_ledger(self, folder: Path) -> None:
+        """Let the stack's users write, too."""
+        self._inner.open_ledger(folder)
+
+    def fetch_ledger(self, folder: Path) -> None:
+        """Do nothing: the workers write into the folder itself."""
+
     def _alive(self, name: str) -> bool:
         return name in self._processes and self._processes[name].poll() is None
 
@@ -173,44 +176,3 @@ class Lab:
 
     def _others(self, nodes: Sequence[Node]) -> list[Node]:
         return [node for node in nodes if node.name not in WORKERS]
-
-
-class VirtualHost:
-    """Makes the drill's virtual host from the stack's own definitions, and removes it.
-
-    Args:
-        address: of a broker.
-        password: of the user ``admin``.
-        definitions: the stack's topology file.
-    """
-
-    def __init__(self, address: str, password: str, definitions: Path) -> None:
-        self._client = httpx.Client(base_url=f"http://{address}:15672/api/", auth=("admin", password), timeout=60)
-        self._definitions = definitions
-
-    def make(self, mutant: Mutant) -> None:
-        """Make it, empty, with the changes of a mutant."""
-        self.remove()
-        self._ask("PUT", f"vhosts/{VHOST}", {"default_queue_type": "classic" if mutant.stock else "quorum"})
-        everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        for user in ("app", "admin"):
-            self._ask("PUT", f"permissions/{VHOST}/{user}", everything)
-        self._ask("PUT", f"permissions/{VHOST}/monitor", dict.fromkeys(everything, "^$"))
-        content = json.loads(self._definitions.read_text())
-        kinds = ("policies", "exchanges", "queues", "bindings")
-        topology: Topology = {
-            kind: [{key: value for key, value in entry.items() if key != "vhost"} for entry in content[kind]]
-            for kind in kinds
-        }
-        if mutant.topology:
-            mutant.topology(topology)
-        self._ask("POST", f"definitions/{VHOST}", topology)
-
-    def remove(self) -> None:
-        """Remove it with all that is in it."""
-        answer = self._client.delete(f"vhosts/{VHOST}")
-        if answer.status_code not in {204, 404}:
-            answer.raise_for_status()
-
-    def _ask(self, method: str, path: str, body: object) -> None:
-        self._client.request(method, path, json=body).raise_for_status()

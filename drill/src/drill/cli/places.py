@@ -1,0 +1,85 @@
+"""Where things are: the target, and the folders of this machine."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from drill.faults.journal import Journal
+from drill.run.annotations import Annotations
+from drill.targets.compose import Compose
+from drill.targets.hosts import Hosts, describe
+from drill.targets.stack import Stack
+from webhooks.app import app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from drill.targets import Target
+
+
+class Places:
+    """What the commands work on; connects to the target when it is first asked for.
+
+    Args:
+        build: folder for ledgers, reports and the heal journal.
+        state: folder for what is to be healed.
+        connect: returns the target, once it has shown that it may be broken.
+        project: name of the compose project whose servers the drill's own test uses.
+    """
+
+    def __init__(self, build: Path, state: Path, connect: Callable[[], Target], project: str = "") -> None:
+        self.build, self.project = build, project
+        self.ledgers = build / "ledger"
+        self._state, self._connect = state, connect
+
+    @classmethod
+    def of_project(cls, project: str, build: Path) -> Places:
+        """Return those of a compose project."""
+        state = build / "drill"
+        return cls(build, state, lambda: Compose(project, state / "scrape"), project)
+
+    @classmethod
+    def of_inventory(cls, inventory: Path, build: Path) -> Places:
+        """Return those of the hosts of an Ansible inventory."""
+        folder = inventory.resolve()
+        state = build.resolve() / "drill" / folder.name
+
+        def connect() -> Hosts:
+            describe(folder, state)
+            return Hosts(folder, state)
+
+        return cls(build, state, connect)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The heal journal."""
+        return Journal(self._state)
+
+    @cached_property
+    def target(self) -> Target:
+        """The target.
+
+        Raises:
+            TargetError: it refuses, or is not there.
+        """
+        return self._connect()
+
+    @cached_property
+    def stack(self) -> Stack:
+        """The stack on the target; the environment of its application is that of this process from now on.
+
+        Raises:
+            TargetError: the target refuses, or is not there.
+        """
+        logins = self.target.logins()
+        for name, value in logins.environment.items():
+            os.environ.setdefault(name, value)
+        return Stack(self.target, logins.password, app)
+
+    def annotations(self) -> Annotations | None:
+        """Return what shows the faults in the target's dashboards, None where its Prometheus cannot look."""
+        folder, found = self.target.scrape, self.stack.tier("prometheus")
+        return Annotations(folder, found[0].address) if folder and found else None

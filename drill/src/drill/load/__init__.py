@@ -1,0 +1,1 @@
+"""The load: which tasks are published, by which processes."""

@@ -1,0 +1,8 @@
+"""The application of the set-up that ``DRILL_VARIANT`` names, for Celery: ``drill.selftest.variants:app``."""
+
+import os
+
+from drill.selftest.application import make
+from drill.selftest.mutants import find
+
+app = make(find(os.environ.get("DRILL_VARIANT", "control")))

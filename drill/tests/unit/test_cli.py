@@ -1,0 +1,47 @@
+"""Every command says what it takes, and a target that refuses ends it in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from drill.cli import main
+from drill.judge import checker
+from drill.targets import Target, TargetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def refusing() -> Target:
+    raise TargetError("Refused: somebody works here.")
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in main.commands)])
+def test_help_needs_no_stack_and_leaves_nothing_behind(command: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--build", str(tmp_path), *command, "--help"])
+    assert result.exit_code == 0, result.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["heal"], ["run", "broker-outage"]])
+def test_a_target_of_ones_own_is_called_and_may_refuse(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drill.targets.refusing", refusing, raising=False)
+    arguments = ["--build", str(tmp_path), *command, "--target", "drill.targets:refusing"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == checker.EXIT[checker.INCONCLUSIVE]
+    assert "Refused: somebody works here." in result.output
+
+
+def test_a_target_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--build", str(tmp_path), "heal", "--target", "no.such:thing"])
+    assert "no.such:thing cannot be imported" in " ".join(result.output.split())
+
+
+def test_a_fault_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--build", str(tmp_path), "run", "broker-flood"])
+    assert "There is no fault broker-flood." in result.output
