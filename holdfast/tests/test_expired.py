@@ -243,6 +243,28 @@ def test_a_lost_connection_forgets_what_came_over_it(step: Expired, c: Any, back
     assert not backend.calls
 
 
+def test_a_worker_that_ends_closes_its_windows(step: Expired, c: Any) -> None:
+    for _ in range(ROW):
+        step.seen("q", True)
+    step.stop(c)
+    assert c.channel.said[-1] == ("cancel", "expired-q")
+
+
+def test_a_window_on_a_dead_connection_does_not_hinder_the_next_one(
+    step: Expired, c: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise ConnectionResetError
+
+    for _ in range(ROW):
+        step.seen("q", True)
+    monkeypatch.setattr(c.channel, "basic_cancel", lost)
+    step.start(c)
+    for _ in range(ROW):
+        step.seen("q", True)
+    assert c.channel.said[-1] == ("consume", "expired-q")
+
+
 @pytest.mark.parametrize("text", [None, "2999-01-01T00:00:00+00:00", "2020-01-01T00:00:00", "x", 5])
 def test_only_what_certainly_expired_is_drained(text: object) -> None:
     assert past(LATE)

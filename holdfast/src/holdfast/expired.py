@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from contextlib import suppress
 from datetime import datetime, timezone
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -65,8 +66,9 @@ class Expired(bootsteps.StartStopStep):
         """Settle nothing more; the connection is gone or going."""
         if self._timer is not None:
             c.timer.cancel(self._timer)
-        for queue in tuple(self._open) if c.connection else ():
-            self.close(queue)
+        for queue in tuple(self._open):
+            with suppress(*c.connection_errors, *c.channel_errors):
+                self.close(queue)  # of a worker that ends, and stays connected until its tasks have ended
         self._channel = None
         self._forget()
 
