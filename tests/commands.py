@@ -25,10 +25,9 @@ PLACES = drill.Places.of_project("holdfast", ROOT / "build")  # what the options
 COMPOSE = {"up", "down", "ps", "stop", "start", "restart", "logs", "exec", "run", "config", "pull", "build"}
 SUPERVISOR = {"status", "start", "stop", "restart", "signal", "update"}
 PROGRAMS = {  # taken at their word here; those of the servers are asked for their commands on the running stack
-    "$EDITOR", "ansible-galaxy", "cat", "cd", "curl", "date", "df", "done", "du", "echo", "export", "for", "git",
-    "journalctl", "mv", "openssl",
-    "rabbitmq-diagnostics", "rabbitmq-queues", "rabbitmq-upgrade", "rabbitmqctl", "redis-cli", "ssh", "systemctl",
-    "set",
+    "$EDITOR", ".", "ansible-galaxy", "cat", "cd", "celery", "curl", "date", "df", "django-admin", "done", "du", "echo",
+    "export", "for", "git", "journalctl", "mv", "openssl", "python3", "rabbitmq-diagnostics", "rabbitmq-queues",
+    "rabbitmq-upgrade", "rabbitmqctl", "redis-cli", "set", "ssh", "systemctl", "uvicorn",
 }  # fmt: skip
 
 
@@ -38,6 +37,13 @@ def fences(page: Path) -> Iterator[tuple[int, str, str]]:
     for found in FENCE.finditer(text):
         body = "\n".join(line.removeprefix(found[1]) for line in found[3].splitlines())
         yield text.count("\n", 0, found.start()) + 2, found[2], body
+
+
+def files(page: Path) -> dict[str, str]:
+    """Return the Python files that a page tells to write, by the path that the first line of a block names."""
+    blocks = (text for _, language, text in fences(page) if language == "python")
+    named = ((re.match(r"# (\S+\.py)\n", text), text) for text in blocks)
+    return {found[1]: text + "\n" for found, text in named if found}
 
 
 def lines(page: Path) -> Iterator[tuple[int, str]]:
@@ -168,7 +174,8 @@ def _first(allowed: set[str], skip: str = "") -> Callable[[list[str]], str | Non
 
 
 def _exists(words: list[str]) -> str | None:
-    missing = [word for word in words if "/" in word and word[0] not in "-/~" and not (ROOT / word).exists()]
+    paths = [word.partition("[")[0] for word in words if "/" in word and word[0] not in "-/~"]
+    missing = [path for path in paths if not (ROOT / path).exists()]
     return f"{missing[0]} does not exist" if missing else None
 
 

@@ -1,0 +1,100 @@
+"""The applications of the tutorials work as their pages say, here without a broker that answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .commands import files
+from .test_docs import PAGES as ALL_PAGES
+from .tutorials import PAGES, UNREACHABLE, run, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REQUESTS = {
+    "django": """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
+import django
+django.setup()
+from django.test import Client
+from shop.celery import app
+from orders.tasks import send_invoice
+app.conf.holdfast_publish_deadline = 0.5  # nobody is there
+client = Client(headers={"host": "localhost"})
+def order(): return client.post("/orders", {"email": "ada@example.com"})
+def show(): return client.get("/orders/1").json()
+""",
+    "fastapi": """
+from fastapi.testclient import TestClient
+from shop.tasks import send_invoice
+from shop.web import api
+client = TestClient(api)
+def order(): return client.post("/orders?email=ada@example.com")
+def show(): return client.get("/orders/1").json()
+""",
+}
+CHECK = """
+answer = order()
+before = show()["invoice"]
+results = [send_invoice.apply((1,), task_id="same").get() for _ in range(2)]
+print(answer.status_code, before or None, results == [show()["invoice"]] * 2, results[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The application of each tutorial, to be copied."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in PAGES}
+    for name, folder in folders.items():
+        write(name, folder)
+    return folders
+
+
+def test_every_page_with_files_to_write_is_a_tutorial_that_is_run() -> None:
+    assert {page for page in ALL_PAGES if files(page)} == set(PAGES.values())
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_an_outage_of_the_brokers_loses_no_order_and_no_task(name: str, made: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(made[name], tmp_path, dirs_exist_ok=True)
+
+    said = run(tmp_path, UNREACHABLE, "python3", "-c", REQUESTS[name] + CHECK).splitlines()[-1]
+
+    assert said == "202 None True Invoice 1 for ada@example.com"
+    assert json.loads(run(tmp_path, UNREACHABLE, "holdfast", "outbox", "status"))["waiting"] == 1
+
+
+def test_a_publish_that_is_not_acknowledged_is_an_answer_of_the_endpoint(made: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(made["fastapi"], tmp_path, dirs_exist_ok=True)
+    program = """
+from fastapi.testclient import TestClient
+from shop.celery import app
+from shop.direct import api
+app.conf.holdfast_publish_deadline = 0.5  # nobody is there
+answer = TestClient(api).post("/invoices/1")
+print(answer.status_code, answer.json()["maybe_published"])
+"""
+
+    assert run(tmp_path, UNREACHABLE, "python3", "-c", program).splitlines()[-1] == "503 False"
+
+
+def test_the_sweep_publishes_what_was_never_published(made: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(made["django"], tmp_path, dirs_exist_ok=True)
+    program = """
+from datetime import timedelta
+from django.utils import timezone
+from orders.models import Order
+from orders.tasks import sweep
+Order.objects.create(email="new@example.com")
+Order.objects.create(email="old@example.com")
+Order.objects.filter(email="old@example.com").update(created=timezone.now() - timedelta(minutes=2))
+print(sweep.apply().get())
+"""
+
+    assert run(tmp_path, UNREACHABLE, "python3", "-c", REQUESTS["django"] + program).splitlines()[-1] == "1"
+    assert json.loads(run(tmp_path, UNREACHABLE, "holdfast", "outbox", "status"))["waiting"] == 1
