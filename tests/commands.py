@@ -25,9 +25,10 @@ PLACES = drill.Places.of_project("holdfast", ROOT / "build")  # what the options
 COMPOSE = {"up", "down", "ps", "stop", "start", "restart", "logs", "exec", "run", "config", "pull", "build"}
 SUPERVISOR = {"status", "start", "stop", "restart", "signal", "update"}
 PROGRAMS = {  # taken at their word here; those of the servers are asked for their commands on the running stack
-    "$EDITOR", ".", "ansible-galaxy", "cat", "cd", "celery", "curl", "date", "df", "django-admin", "done", "du", "echo",
-    "export", "for", "git", "journalctl", "mv", "openssl", "python3", "rabbitmq-diagnostics", "rabbitmq-queues",
-    "rabbitmq-upgrade", "rabbitmqctl", "redis-cli", "set", "ssh", "systemctl", "uvicorn",
+    "$EDITOR", ".", "ansible", "ansible-galaxy", "ansible-vault", "cat", "cd", "celery", "curl", "date", "df",
+    "django-admin", "done", "du", "echo", "export", "for", "git", "journalctl", "mv", "openssl", "python3",
+    "rabbitmq-diagnostics", "rabbitmq-queues", "rabbitmq-upgrade", "rabbitmqctl", "redis-cli", "set", "ssh",
+    "systemctl", "uvicorn",
 }  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def problem(line: str) -> str | None:
     words = shlex.split(re.sub(r"\$\([^()]*\)", "VALUE", line), comments=True)
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
-    tool, rest = words[0].removeprefix(".venv/bin/"), words[1:]
+    tool, rest = words[0].removeprefix(".venv/bin/").removeprefix("/opt/holdfast/current/bin/"), words[1:]
     if tool in OURS:
         return _parse(OURS[tool], tool, rest)
     if tool in CHECKS:
