@@ -48,14 +48,16 @@ KNOWN = {
     ),
     "redis": Role(("redis",), ("REDIS_MONITOR_PASSWORD",)),
     "sentinel": Role(("sentinel",), ("REDIS_MONITOR_PASSWORD",)),
-    "app": Role(("app.env",)),
+    "app": Role(("app.env",)),  # whoever publishes, waits for results, or takes deliveries
+    "worker": Role(("app.env", "login-worker.env")),
+    "beat": Role(("app.env", "login-beat.env")),
     "flower": Role(("flower.env",)),
     "redis-exporter": Role(("redis-exporter.json",)),
     "alertmanager": Role(("alertmanager.yml",)),
     "grafana": Role(("grafana.env",)),
     "postgres": Role((), ("POSTGRES_PASSWORD", "POSTGRES_SUPERUSER_PASSWORD")),
 }
-SPEAK_TO_THE_BROKER = ("app", "flower")
+SPEAK_TO_THE_BROKER = ("app", "worker", "beat", "flower")
 
 
 def broker() -> str:
@@ -155,12 +157,15 @@ def show() -> dict[str, Any]:
         for role in KNOWN
         for path in sorted((ROLES / role).iterdir())
     }
-    app = environment(files["app/app.env"])
+    app, worker, beat = (
+        {name: value for file in KNOWN[role].files for name, value in environment(files[f"{role}/{file}"]).items()}
+        for role in ("app", "worker", "beat")
+    )
     redis = environment(Secrets(PASSWORDS).fill((TEMPLATES / "redis-broker.env").read_text(encoding="utf-8")))
     return {
         "passwords": load(PASSWORDS),
         "files": files,
-        "environment": {"app": app, "redis-broker": redis, "laptop": laptop(app)},
+        "environment": {"app": app, "worker": worker, "beat": beat, "redis-broker": redis, "laptop": laptop(app)},
     }
 
 

@@ -129,6 +129,14 @@ def test_beat_uses_the_primary_of_the_results(monkeypatch: pytest.MonkeyPatch) -
     assert options["service_name"] == "results"
 
 
+def test_beat_may_have_a_login_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = load(monkeypatch, HOLDFAST_SCHEDULE_URL="sentinel://beat:b%40d@192.0.2.33:26380/3")
+    options = values["redbeat_redis_options"]
+    assert (options["sentinels"], options["db"]) == ([("192.0.2.33", 26380)], 3)
+    assert (options["username"], options["password"]) == ("beat", "b@d")
+    assert values["result_backend"].endswith(ENVIRONMENT["HOLDFAST_RESULT_URL"].replace(",", ";"))
+
+
 def test_results_go_to_the_durable_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     values = load(monkeypatch)
     name, _, url = values["result_backend"].partition("+")

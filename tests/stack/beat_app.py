@@ -20,6 +20,7 @@ from celery.schedules import crontab, schedule
 from redbeat.schedules import rrule
 
 URL = os.environ["BEAT_REDIS"]
+SCHEDULE = os.environ["BEAT_SCHEDULE"]
 ID = UUID("6f1f2a4e-6f4b-4e0a-9d9e-0f3d1b5c7a11")
 
 
@@ -73,7 +74,7 @@ class AppWithClock(Celery):
 
 
 app = AppWithClock("beat_app", broker=f"{URL}/1")
-app.conf.redbeat_redis_url = f"{URL}/0"
+app.conf.redbeat_redis_url = SCHEDULE
 app.conf.beat_scheduler = "holdfast.beat:Scheduler"
 app.conf.beat_max_loop_interval = 5
 app.conf.redbeat_lock_timeout = 30

@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 from holdfast import pulse
 from holdfast.environment import split_urls
 
-from .stack import Stack, password, wait_until
+from .stack import Stack, made, password, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +44,11 @@ class Rig:
     @property
     def dead(self) -> str:
         return f"{self.queue}-dead"
+
+    @property
+    def prefix(self) -> str:
+        """What the keys of its results begin with, below what a worker's login may write."""
+        return f"celery-task-meta-{self.queue}:"
 
     @property
     def ledger(self) -> Path:
@@ -171,6 +176,8 @@ class Rig:
         brokers = [urlunsplit(url._replace(netloc=f"{login}@{url.hostname}:{url.port}")) for url in urls]
         return {
             **{name: value for name, value in self.stack.settings.items() if name.startswith("HOLDFAST_")},
+            "HOLDFAST_RESULT_URL": made()["environment"]["worker"]["HOLDFAST_RESULT_URL"],
+            "HOLDFAST_SCHEDULE_URL": made()["environment"]["beat"]["HOLDFAST_SCHEDULE_URL"],
             "HOLDFAST_BROKER_URL": ",".join(brokers),
         }
 
@@ -180,6 +187,7 @@ class Rig:
             **os.environ,
             **self.servers_environment(),
             "HOLDFAST_QUEUES": self.queue,
+            "SCRATCH_PREFIX": self.prefix,
             "HOLDFAST_PULSE_DIR": str(self.folder / "pulse"),
             "PYTHONPATH": str(HERE),
             "PYTHONUNBUFFERED": "1",

@@ -21,10 +21,13 @@ logger = get_task_logger(__name__)
 app = Celery("scratch")
 app.config_from_object("holdfast.settings")
 app.conf.result_backend_transport_options["durable_patience"] = float(os.environ.get("SCRATCH_PATIENCE", "120"))
-app.conf.result_backend_transport_options["global_keyprefix"] = f"scratch:{app.conf.task_default_queue}:"
+if os.environ.get("SCRATCH_PREFIX"):
+    app.conf.result_backend_transport_options["global_keyprefix"] = os.environ["SCRATCH_PREFIX"]
 if os.environ.get("SCRATCH_OTHER_SENTINELS"):
-    app.conf.result_backend_transport_options["min_other_sentinels"] = int(os.environ["SCRATCH_OTHER_SENTINELS"])
-app.conf.redbeat_key_prefix = f"scratch:{app.conf.task_default_queue}:"
+    for options in (app.conf.result_backend_transport_options, app.conf.broker_transport_options):
+        if "min_other_sentinels" in options:
+            options["min_other_sentinels"] = int(os.environ["SCRATCH_OTHER_SENTINELS"])
+app.conf.redbeat_key_prefix = f"redbeat:scratch:{app.conf.task_default_queue}:"
 app.conf.worker_hijack_root_logger = False
 app.conf.broker_failover_strategy = os.environ.get("SCRATCH_FAILOVER", app.conf.broker_failover_strategy)
 if os.environ.get("SCRATCH_TICK"):

@@ -48,6 +48,13 @@ exec redis-sentinel "$dir/sentinel.conf"
 """
 
 
+def rules(user: str) -> list[str]:
+    """Return what the rendered users of Redis let a user do, for ``ACL SETUSER``."""
+    lines = (ROOT / "compose/config/secret/redis/users.acl").read_text(encoding="utf-8").splitlines()
+    found = next(line for line in lines if line.startswith(f"user {user} "))
+    return re.findall(r"\([^)]*\)|\S+", re.sub(r"^user \S+ on #\S+ ", "", found))
+
+
 def image(name: str) -> str:
     """Return the image of the stack whose name begins like this."""
     found = re.search(rf"image: (?:\$\{{\w+:-)?({name}:[^\s}}]+)", (ROOT / "compose/compose.yaml").read_text())
@@ -89,6 +96,10 @@ class Servers:
     @property
     def broker_url(self) -> str:
         return f"amqp://{LOGIN}:{LOGIN}@127.0.0.1:{self.broker}/{VHOST}"
+
+    def redis_url(self, user: str, database: int = 0) -> str:
+        """Return the URL of the Redis set for a user who has the rights that the templates give."""
+        return f"sentinel://{user}:{LOGIN}@127.0.0.1:{self.sentinel}/{database}"
 
     @property
     def redis(self) -> Redis:
@@ -136,10 +147,29 @@ class OwnRig(Rig):
         assert self.servers
         return {
             "HOLDFAST_BROKER_URL": self.servers.broker_url,
-            "HOLDFAST_RESULT_URL": f"sentinel://127.0.0.1:{self.servers.sentinel}/0",
+            "HOLDFAST_RESULT_URL": self.servers.redis_url("worker"),
+            "HOLDFAST_SCHEDULE_URL": self.servers.redis_url("beat"),
             "HOLDFAST_SENTINEL_MASTER": "results",
             "SCRATCH_OTHER_SENTINELS": "0",
         }
+
+    @property
+    def prefix(self) -> str:
+        return ""  # as applications have it
+
+    def call(self, code: str, seconds: float = 90, **extra: str) -> str:
+        """Run Python code with the login of whoever publishes and waits."""
+        assert self.servers
+        return super().call(code, seconds, **{"HOLDFAST_RESULT_URL": self.servers.redis_url("app"), **extra})
+
+    def nothing_refused(self) -> None:
+        """Fail when Redis has refused a command since the last time: a login that lacks a right it needs."""
+        assert self.servers
+        for port in (self.servers.primary, self.servers.replica):
+            with Redis(port=port, decode_responses=True) as client:
+                refused: Any = client.acl_log()
+                client.acl_log_reset()
+            assert [f"{one['username']}: {one['reason']} {one['object']}" for one in refused] == []
 
 
 @pytest.fixture(scope="session")
@@ -186,6 +216,10 @@ def _prepare(servers: Servers) -> None:
             return len(sentinel.sentinel_slaves("results")) == 1
 
     wait_until(replicated, "Sentinel sees the replica", 30)
+    for port in (servers.primary, servers.replica):
+        with Redis(port=port) as client:
+            for user in ("app", "worker", "beat", "broker"):
+                client.execute_command("ACL", "SETUSER", user, "reset", "on", f">{LOGIN}", *rules(user))
 
 
 @pytest.fixture
@@ -195,6 +229,7 @@ def own_rig(servers: Servers, tmp_path: Path) -> Iterator[OwnRig]:
     rig.declare()
     try:
         yield rig
+        rig.nothing_refused()
     finally:
         rig.remove()
         servers.redis.flushall()

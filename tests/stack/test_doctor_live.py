@@ -21,7 +21,7 @@ def examine(stack: Stack) -> dict[str, Any]:
         stack.holdfast(
             "doctor", "-A", "webhooks.app", "--live", "--json",
             "--management", f"http://admin:{password('RABBITMQ_ADMIN_PASSWORD')}@{stack.address('rabbit1')}:15672",
-            "--redis", f"redis://monitor:{password('REDIS_MONITOR_PASSWORD')}@{primary}:6379",
+            "--redis", f"redis://admin:{password('REDIS_ADMIN_PASSWORD')}@{primary}:6379",
             check=False,
         )
     )  # fmt: skip

@@ -29,7 +29,8 @@ NETWORKS = ("firewall_clients", "firewall_operators")
 # Passwords that every deployment has
 PASSWORDS = (
     "erlang_cookie", "rabbitmq_app", "rabbitmq_flower", "rabbitmq_monitor", "rabbitmq_admin", "redis_app",
-    "redis_replica", "redis_sentinel", "redis_monitor", "sentinel_app", "sentinel_peer",
+    "redis_worker", "redis_beat", "redis_replica", "redis_sentinel", "redis_monitor", "redis_admin", "sentinel_app",
+    "sentinel_peer",
 )  # fmt: skip
 # Those that stand in a file of a server which knows no way to quote them, or not the same one for all its readers
 UNQUOTED = (

@@ -35,6 +35,11 @@ def decoded(name: str) -> str | None:
     return unquote(os.environ.get(name, "")) or None
 
 
+def first_set(name: str, otherwise: str) -> str:
+    """Return ``name`` if the environment has such a variable, and it is not empty; ``otherwise`` if not."""
+    return name if os.environ.get(name, "").strip() else otherwise
+
+
 def required(name: str) -> str:
     """Return the variable ``name``.
 

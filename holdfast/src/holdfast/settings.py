@@ -8,6 +8,7 @@ Importing this module needs no environment. The first name that is asked of it r
 Environment: ``HOLDFAST_BROKER_URL`` and ``HOLDFAST_RESULT_URL`` (URLs joined by commas), ``HOLDFAST_SENTINEL_MASTER``,
 ``HOLDFAST_SENTINEL_USERNAME``, ``HOLDFAST_SENTINEL_PASSWORD`` (percent-encoded, as in a URL); optional
 ``HOLDFAST_QUEUES`` (``default,critical``; the first one is the default queue), ``HOLDFAST_TIME_LIMIT`` (1500 seconds),
+``HOLDFAST_SCHEDULE_URL`` (beat's own login for its schedule; ``HOLDFAST_RESULT_URL`` when it is not set),
 and ``HOLDFAST_TLS_CA``, ``HOLDFAST_TLS_CERT``, ``HOLDFAST_TLS_KEY`` (:mod:`holdfast.tls`), with ``amqps://`` in the
 broker's URLs.
 
@@ -69,6 +70,7 @@ class _Given:
     time_limit: int
     broker_url: str
     result_url: str
+    schedule_url: str
     tls: tls.Files | None
     sentinel: dict[str, Any]
     imports: tuple[str, ...]
@@ -82,6 +84,9 @@ def _read_environment() -> _Given:
         time_limit=environment.seconds("HOLDFAST_TIME_LIMIT", 1500),
         broker_url=broker_url,
         result_url=environment.urls("HOLDFAST_RESULT_URL", ("sentinel",)),
+        schedule_url=environment.urls(
+            environment.first_set("HOLDFAST_SCHEDULE_URL", "HOLDFAST_RESULT_URL"), ("sentinel",)
+        ),
         tls=files,
         sentinel={
             "master_name": environment.required("HOLDFAST_SENTINEL_MASTER"),
@@ -221,7 +226,7 @@ def _results(given: _Given) -> dict[str, Any]:
 
 def _beat(given: _Given) -> dict[str, Any]:
     """Return the settings of beat: two of them, one lock."""
-    sentinels = [urlsplit(url) for url in environment.split_urls(given.result_url)]
+    sentinels = [urlsplit(url) for url in environment.split_urls(given.schedule_url)]
     return {
         # schedule and last runs live in Redis; a tick counts when a broker has it
         "beat_scheduler": "holdfast.beat:Scheduler",

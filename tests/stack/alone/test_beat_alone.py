@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from ..rig import HERE, Process
+from ..servers import rules
 from ..stack import wait_until
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Alone:
         environment = {
             **os.environ,
             "BEAT_REDIS": self.url,
+            "BEAT_SCHEDULE": f"{self.url.replace('redis://', 'redis://beat:beat@')}/0",
             "BEAT_ENTRIES": ",".join(entries),
             "BEAT_CLOCK": str(clock or self.clock),
             "HOLDFAST_PULSE_DIR": str(self.folder / "pulse"),
@@ -99,7 +101,9 @@ def alone(tmp_path: Path) -> Iterator[Alone]:
         address = docker("port", container, "6379/tcp").splitlines()[0]
         server = Alone(tmp_path, f"redis://{address}")
         wait_until(lambda: _answers(server), "Redis answers", 30)
+        server.client().execute_command("ACL", "SETUSER", "beat", "on", ">beat", *rules("beat"))
         yield server
+        assert server.client().acl_log() == []  # its login needs no more rights than the templates give it
     finally:
         docker("rm", "--force", "--volumes", container)
 

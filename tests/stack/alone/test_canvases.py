@@ -63,8 +63,10 @@ def ends(request: pytest.FixtureRequest, servers: Servers, tmp_path_factory: pyt
             found = json.loads(rig.call(code, seconds=240, **extra).splitlines()[-1])
             wait_until(lambda: len(rig.lines("said")) >= len(SAID), "every callback", 30)
         yield found, [line[1] for line in rig.lines("said")]
+        rig.nothing_refused()
     finally:
         rig.remove()
+        servers.redis.flushall()
         engine.dispose()
 
 

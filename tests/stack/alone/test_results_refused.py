@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..servers import LOGIN
 from ..stack import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..servers import OwnRig, Servers
 
 pytestmark = pytest.mark.stack
@@ -19,18 +18,10 @@ pytestmark = pytest.mark.stack
 MIB = 1024 * 1024
 
 
-@pytest.fixture(autouse=True)
-def everything_allowed(servers: Servers) -> Iterator[None]:
-    """Give the default user back what a test took from it."""
-    yield
-    servers.redis.execute_command("ACL", "SETUSER", "app", "reset")
-    servers.redis.execute_command("ACL", "DELUSER", "app")
-
-
 def meta(rig: OwnRig, task_id: str) -> dict[str, Any]:
     """Return what the store holds of a task, without asking the layer."""
     assert rig.servers
-    found = rig.servers.redis.get(f"scratch:{rig.queue}:celery-task-meta-{task_id}")
+    found = rig.servers.redis.get(f"celery-task-meta-{task_id}")
     return json.loads(found) if isinstance(found, str) else {"status": "nothing"}
 
 
@@ -88,18 +79,19 @@ def test_a_full_redis_is_waited_for(own_rig: OwnRig, servers: Servers) -> None:
 @pytest.mark.parametrize("right", ["-set", "-waitaof", "-@all +@connection"], ids=str)
 def test_a_user_without_the_right_to_store(own_rig: OwnRig, servers: Servers, right: str) -> None:
     """Not even the short failure can be stored: the reason is in the log, the message among the dead letters."""
-    servers.redis.execute_command("ACL", "SETUSER", "app", "on", ">scratch", "~*", "&*", "+@all", *right.split())
-    url = f"sentinel://app:scratch@127.0.0.1:{servers.sentinel}/0"
-    with own_rig.worker(HOLDFAST_RESULT_URL=url) as worker:
+    servers.redis.execute_command("ACL", "SETUSER", "lame", "on", f">{LOGIN}", "~*", "&*", "+@all", *right.split())
+    with own_rig.worker(HOLDFAST_RESULT_URL=servers.redis_url("lame")) as worker:
         own_rig.call("echo.apply_async(args=('x',), task_id='t')")
         wait_until(lambda: own_rig.depth(own_rig.dead)[0] == 1, "the message is a dead letter", 60)
         worker.wait_for("Task t ends as FAILURE, and nothing can tell who waits for it", 10)
         assert "no permissions" in worker.text
     assert own_rig.runs("echo").total() == 1
+    servers.redis.execute_command("ACL", "DELUSER", "lame")
+    servers.redis.acl_log_reset()
 
 
 def test_a_key_that_holds_something_else(own_rig: OwnRig, servers: Servers) -> None:
-    servers.redis.rpush(f"scratch:{own_rig.queue}:celery-task-meta-t", "list")
+    servers.redis.rpush("celery-task-meta-t", "list")
     with own_rig.worker():
         own_rig.call("echo.apply_async(args=('x',), task_id='t')")
         wait_until(lambda: own_rig.depth(own_rig.dead)[0] == 1, "the message is a dead letter", 60)
@@ -147,7 +139,7 @@ print(chord(header, body).apply_async().parent.id)
 """
     with own_rig.worker():
         group = own_rig.call(code)
-        servers.redis.set(f"scratch:{own_rig.queue}:celery-taskset-meta-{group}.j", "no sorted set")
+        servers.redis.set(f"celery-taskset-meta-{group}.j", "no sorted set")
         wait_until(lambda: meta(own_rig, "body")["status"] == "FAILURE", "the chord's body has failed", 60)
         wait_until(lambda: own_rig.depth() == (0, 0), "nothing goes round", 60)
     assert set(own_rig.runs("echo").values()) == {1}

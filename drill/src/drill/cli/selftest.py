@@ -111,7 +111,7 @@ def _run_set_up(
     """
     target = Compose(places.project)
     logins = target.logins()
-    variables = dict(os.environ) | dict(logins.environment)
+    variables = dict(os.environ) | dict(logins.worker)  # its workers run here, with its publishers
     variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(places.ledgers)}
     scenario = find(name)
     if scenario.redis_broker:

@@ -122,7 +122,7 @@ def _double(stack: Stack, _rng: random.Random) -> Plan:
     chosen: list[Node] = []
 
     def apply() -> None:
-        with stack.redis(stack.tier("sentinel")[0], "sentinel") as client:
+        with stack.redis(stack.tier("sentinel")[0], "admin") as client:
             client.execute_command("SENTINEL", "FAILOVER", "results")
         stack.wait(lambda: stack.primary() != first, 20)
         chosen.append(stack.primary())

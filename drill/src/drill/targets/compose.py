@@ -65,7 +65,13 @@ class Compose:
             raise TargetError(f"The stack does not tell its passwords.\n{done.stderr.strip()[-1000:]}")
         made = json.loads(done.stdout)
         environments = made["environment"]
-        return Logins(made["passwords"].__getitem__, environments["app"], environments["redis-broker"], made["files"])
+        return Logins(
+            made["passwords"].__getitem__,
+            environments["app"],
+            environments["worker"],
+            environments["redis-broker"],
+            made["files"],
+        )
 
     def refresh(self) -> None:
         """Do nothing: addresses and passwords of the project never change."""

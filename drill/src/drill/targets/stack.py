@@ -178,14 +178,11 @@ class Stack:
 
     def redis(self, node: Node, user: str = "monitor", database: int = 0) -> redis.Redis:
         """Return a connection to a Redis or Sentinel node."""
-        names = {"monitor": "REDIS_MONITOR_PASSWORD", "app": "REDIS_APP_PASSWORD"}
-        if node.tier == "sentinel":
-            names = {"monitor": "REDIS_MONITOR_PASSWORD", "sentinel": "SENTINEL_PEER_PASSWORD"}
         return redis.Redis(
             host=node.address,
             port=26379 if node.tier == "sentinel" else 6379,
             username=user,
-            password=self.password(names[user]),
+            password=self.password(f"REDIS_{user.upper()}_PASSWORD"),
             db=database,
             socket_timeout=2,
             socket_connect_timeout=2,
@@ -369,7 +366,7 @@ class RedisBrokerStack(Stack):
 
     def depth(self) -> dict[str, int]:
         """Return how many messages wait and are with a worker; there is no queue for those that went wrong."""
-        with self.redis(self.primary(), "app", self._database) as client:
+        with self.redis(self.primary(), "broker", self._database) as client:
             ready = sum(int(client.llen(f"{queue}{end}")) for queue in QUEUES for end in PRIORITIES)
             return {"ready": ready, "unacked": int(client.hlen("unacked")), "delayed": 0}
 

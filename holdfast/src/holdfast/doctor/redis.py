@@ -65,7 +65,9 @@ class Store:
             except (NoPermissionError, ResponseError) as error:
                 if isinstance(error, AwayError):
                     raise
-                self._kept[key] = NotAllowedError(f"{self.role}: the login may not read this ({error})")
+                self._kept[key] = NotAllowedError(
+                    f"{self.role}: the login may not read this ({error}); name one that may by --redis URL"
+                )
             except Exception as error:
                 self._kept["away"] = error
                 raise
@@ -158,8 +160,9 @@ def append_fsync(store: Store) -> str | None:
     fix="min-replicas-to-write 1, min-replicas-max-lag 10",
 )
 def min_replicas(store: Store) -> str | None:
-    value = store.configured("min-replicas-to-write")
-    return f"{store.role}: min-replicas-to-write is {value}" if value is not None and int(value) < 1 else None
+    found = store.info("replication")  # of a primary; it counts the good replicas only where some are asked for
+    missing = found.get("role") == "master" and "min_slaves_good_slaves" not in found
+    return f"{store.role}: min-replicas-to-write or min-replicas-max-lag is 0" if missing else None
 
 
 @rule(
@@ -169,7 +172,7 @@ def min_replicas(store: Store) -> str | None:
     fix="maxmemory-policy noeviction",
 )
 def eviction(store: Store) -> str | None:
-    value = store.configured("maxmemory-policy")
+    value = store.info("memory").get("maxmemory_policy")
     return None if value in (None, "noeviction") else f"{store.role}: maxmemory-policy is {value}"
 
 

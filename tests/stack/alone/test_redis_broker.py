@@ -1,0 +1,28 @@
+"""Redis as the broker, with the login that the templates give the application there."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from ..servers import OwnRig, Servers
+
+pytestmark = pytest.mark.stack
+
+CODE = """
+import json
+from holdfast.results import get
+found = [get(echo.delay("now"), 60), get(echo.apply_async(("later",), countdown=2), 60)]
+print(json.dumps([found, len(app.control.ping(timeout=10)), len(app.control.inspect(timeout=10).active())]))
+"""
+
+
+def test_tasks_and_remote_control_need_no_other_right(own_rig: OwnRig, servers: Servers) -> None:
+    """That nothing was refused is looked at by the rig."""
+    profile = {"HOLDFAST_BROKER_URL": servers.redis_url("broker", 1), "HOLDFAST_QUEUES": "default"}
+    with own_rig.worker(**profile), own_rig.process("events", "--dump", **profile) as events:
+        assert json.loads(own_rig.call(CODE, **profile)) == [["now", "later"], 1, 1]
+        events.wait_for("succeeded", 30)
