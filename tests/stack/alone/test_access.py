@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from redis import Redis
+from redis.exceptions import AuthenticationError
 
 from ..servers import container, free_ports, image
 from ..stack import ROOT, wait_until
@@ -52,6 +54,28 @@ def test_the_users_are_those_of_the_table(server: tuple[str, Redis]) -> None:
     rules = {user: rest for _, user, rest in (line.split(" ", 2) for line in found)}
     assert rules.pop("default").startswith("off ")
     assert rules.keys() == ACCESS[name]["users"].keys()
+
+
+def test_a_restart_reads_transactions_and_scripts_too(filled: Path) -> None:
+    """A server with the rendered users has after a restart what it had before; nobody gets in without a login."""
+    [port] = free_ports(1)
+    start = f"{START['redis']} --appendonly yes --appendfsync always --dir /tmp"
+    users = ("--volume", f"{filled}/redis/users.acl:/users.acl:ro")
+    password = (filled / "passwords/REDIS_WORKER_PASSWORD").read_text(encoding="utf-8").strip()
+    worker = Redis(port=port, username="worker", password=password, decode_responses=True)
+    names = ["alone", "first", "second", "third", "fourth"]
+    keys = [f"celery-task-meta-{name}" for name in names]
+    with container("--network", "host", "--entrypoint", "sh", *users, image("redis"), "-c", start, str(port)) as server:
+        wait_until(lambda: _answers(worker), "Redis answers", 30)
+        worker.set(keys[0], "x")
+        with worker.pipeline(transaction=True) as pipe:
+            pipe.set(keys[1], "x").set(keys[2], "x").execute()
+        worker.eval("redis.call('SET', KEYS[1], 'x') redis.call('SET', KEYS[2], 'x')", 2, *keys[3:])
+        subprocess.run(["docker", "restart", "--time", "5", server], check=True, capture_output=True)
+        wait_until(lambda: _answers(worker), "Redis answers again", 30)
+        assert worker.mget(keys) == ["x"] * len(keys)
+        with pytest.raises(AuthenticationError):
+            Redis(port=port).get(keys[0])
 
 
 def test_each_user_has_its_operations_and_no_other(server: tuple[str, Redis]) -> None:
