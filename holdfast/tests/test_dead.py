@@ -115,14 +115,18 @@ def test_a_record_keeps_any_body() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["replay"], "either --task-id ID or --all"),
-        (["replay", "--all", "--task-id", "x"], "either --task-id ID or --all"),
-        (["discard", "--all", "--reason", "known"], "Add --yes"),
-        (["discard", "--all", "--yes"], "--reason"),
+        (["-A", "shop", "replay"], "either --task-id ID or --all"),
+        (["-A", "shop", "replay", "--all", "--task-id", "x"], "either --task-id ID or --all"),
+        (["-A", "shop", "discard", "--all", "--reason", "known"], "Add --yes"),
+        (["-A", "shop", "discard", "--all", "--yes"], "--reason"),
+        (["list"], "Missing option '-A' / '--app' (env var: 'HOLDFAST_APP')"),
         (["-A", "no.such.module", "list"], "Cannot load the application 'no.such.module'"),
     ],
 )
-def test_a_wrong_command_is_refused_before_anything_connects(arguments: list[str], message: str) -> None:
+def test_a_wrong_command_is_refused_before_anything_connects(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.delenv("HOLDFAST_APP", raising=False)
     result = CliRunner().invoke(dead.command, arguments)
     assert result.exit_code != 0
     assert message in result.stderr
@@ -130,6 +134,6 @@ def test_a_wrong_command_is_refused_before_anything_connects(arguments: list[str
 
 def test_redis_has_no_dead_letter_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead, "load_app", lambda _path: Celery("test", broker="redis://192.0.2.1"))
-    result = CliRunner().invoke(dead.command, ["list"])
+    result = CliRunner().invoke(dead.command, ["-A", "shop", "list"])
     assert result.exit_code == 1
     assert "Redis as the broker has no dead-letter queue" in result.stderr

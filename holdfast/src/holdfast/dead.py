@@ -259,7 +259,9 @@ class Chosen(click.Command):
 
 
 @click.group()
-@click.option("-A", "--app", "path", default="webhooks.app", show_default=True, help="The Celery application.")
+@click.option(
+    "-A", "--app", "path", envvar="HOLDFAST_APP", show_envvar=True, required=True, help="The Celery application."
+)
 @click.option("--queue", default="dead", show_default=True, help="The queue to work on: dead or unrouted.")
 @click.pass_context
 def command(context: click.Context, path: str, queue: str) -> None:

@@ -29,7 +29,7 @@ class CouldNotLookError(click.ClickException):
 
 
 @click.command()
-@click.option("-A", "--app", "path", help="The Celery application, as for celery -A.")
+@click.option("-A", "--app", "path", envvar="HOLDFAST_APP", show_envvar=True, help="The Celery application.")
 @click.option(
     "--live", "asks", is_flag=True, help="Also ask the broker and the result store that the application names."
 )

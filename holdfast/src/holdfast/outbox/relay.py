@@ -187,7 +187,9 @@ def _text(words: str) -> str:
 
 
 @click.command()
-@click.option("-A", "--app", "path", required=True, help="The Celery application, as in `celery -A`.")
+@click.option(
+    "-A", "--app", "path", envvar="HOLDFAST_APP", show_envvar=True, required=True, help="The Celery application."
+)
 @click.option(
     "--database-url",
     envvar="HOLDFAST_OUTBOX_URL",
