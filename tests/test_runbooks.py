@@ -80,3 +80,23 @@ def test_every_command_of_a_runbook_exists(page: Path) -> None:
     found = commands(page)
     assert found
     assert [" ".join(command) for command in found if not exists(command)] == []
+
+
+# What the servers and programs print while nothing is wrong.
+HEALTHY = re.compile(
+    r"reported no alarms|is fully booted and running|Up \d+ minutes \(healthy\)"
+    r"|^rabbit@rabbit1\nrabbit@rabbit2\nrabbit@rabbit3$|^\w+: ok\n\w+: ok$|^default +0 +0 +2$|connected_slaves:2|OK 3 usable|SUCCESS$|aof_last_write_status:ok",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_healthy_output_is_not_shown_as_the_failure(page: Path) -> None:
+    for lead, block in re.findall(r"^([^\n`#].*?)\n\n```console\n(.+?)```", page.read_text(), re.MULTILINE | re.DOTALL):
+        if HEALTHY.search(block):
+            assert re.search(r"health|expected", lead.rpartition("\n\n")[2], re.IGNORECASE), block
+
+
+def test_the_check_of_healthy_outputs_can_fail() -> None:
+    assert HEALTHY.search("Node rabbit@rabbit1 reported no alarms, local or clusterwide")
+    assert not HEALTHY.search("Free disk space alarm on node rabbit@rabbit1")
