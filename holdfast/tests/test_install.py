@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -265,6 +267,23 @@ def test_an_own_amqp_control_and_consumer_class_is_combined() -> None:
         (worker.consumer_cls, (OwnConsumer, consumer.Consumer)),
     ):
         assert all(issubclass(found, kind) for kind in kinds)
+
+
+def test_an_app_that_a_factory_made_goes_away() -> None:
+    def made() -> weakref.ref[Celery]:
+        app = install(make())
+        app.task(nothing, name="t", shared=False)
+        started(app)
+        publisher_of(app)
+        examine(app)
+        return weakref.ref(app)
+
+    before = len(worker_init.receivers or ())
+    gone = [made() for _ in range(3)]
+    gc.collect()
+    assert [app() for app in gone] == [None] * 3
+    worker_init.send(sender=Worker(make()))  # clears what refers to them
+    assert len(worker_init.receivers or ()) <= before
 
 
 def test_installing_twice_changes_nothing_the_second_time() -> None:

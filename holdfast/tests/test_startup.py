@@ -170,7 +170,7 @@ def test_a_gate_that_breaks_as_a_whole_stays_closed() -> None:
 def test_an_application_behind_a_proxy_is_checked() -> None:
     app = Celery("behind", set_as_current=False)
     checked: list[Celery] = []
-    startup.at_start(app, checked.append)
+    startup.at_start(app, lambda started: checked.append(started.app))
     beat_init.send(sender=beat.Service(Proxy(lambda: app)))
     assert checked == [app]
 
@@ -179,7 +179,7 @@ def test_a_worker_or_beat_checks_its_own_application_only() -> None:
     other, app = (Celery(name, broker="memory://", backend="cache+memory://") for name in ("other", "test"))
     checked: list[Celery] = []
     for one in (other, app):
-        startup.at_start(one, checked.append)
+        startup.at_start(one, lambda started: checked.append(started.app))
     with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=20):
         assert checked == [app]
     beat_init.send(sender=beat.Service(other))  # what a beat does when it starts

@@ -32,6 +32,7 @@ from holdfast.logs import about
 from holdfast.metrics import numbers
 from holdfast.mixin import mixed
 from holdfast.request import PutBack, Request
+from holdfast.startup import at_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -237,12 +238,10 @@ def install(app: Celery) -> None:
     app.control_cls = control
     vars(app).pop("control", None)
 
-    def started(sender: Any, **_: object) -> None:
-        if sender.app is not app:
-            return
+    def check(worker: Any) -> None:
         try:
-            sender.consumer_cls = mixed(sender.consumer_cls, Consumer, CeleryConsumer, "worker_consumer")
+            worker.consumer_cls = mixed(worker.consumer_cls, Consumer, CeleryConsumer, "worker_consumer")
         except ImproperlyConfigured as error:
-            raise SystemExit(f"holdfast: {error}") from error  # Celery logs any other exception and goes on
+            raise SystemExit(f"holdfast: {error}") from error
 
-    worker_init.connect(started, weak=False)
+    at_start(app, check, worker_init)

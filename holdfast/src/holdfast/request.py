@@ -199,9 +199,9 @@ def mix_in(app: Celery) -> None:
 def install(app: Celery) -> None:
     """Mix into the requests of ``app`` when its worker starts; a class that cannot be combined ends the process."""
 
-    def check(app: Celery) -> None:
+    def check(started: Any) -> None:
         try:
-            mix_in(app)
+            mix_in(started.app)
         except ImproperlyConfigured as error:
             raise SystemExit(f"holdfast: {error}") from error
 

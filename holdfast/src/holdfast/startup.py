@@ -53,24 +53,31 @@ def refuse(app: Celery) -> None:
         raise SystemExit("\n".join(["holdfast refuses to start:", *lines, f"To start all the same: {OPT_OUT}={names}"]))
 
 
-def at_start(app: Celery, check: Callable[[Celery], None]) -> None:
-    """Have an application checked when a worker or beat of it starts; those of other applications do not touch it.
+def at_start(app: Celery, check: Callable[[Any], object], *signals: Any) -> None:
+    """Have a check made when a worker or beat of an application starts; those of other applications do not touch it.
+
+    The application keeps the check, the signals refer to it weakly: an application that a factory made and nobody
+    needs any more goes away with it.
 
     Args:
         app: the application.
-        check: is called with it. Celery logs an exception of a signal's receiver and goes on, all but ``SystemExit``:
-            so whatever else the check raises ends the process, too.
+        check: is called with the worker or beat, whose ``app`` is the application. Celery logs an exception of a
+            signal's receiver and goes on, all but ``SystemExit``: so whatever else the check raises ends the process,
+            too.
+        signals: of which start; by default of a worker's and of a beat's.
     """
+    owner = _unwrapped(app)
 
     def started(sender: Any, **_: object) -> None:
         try:
-            if _unwrapped(sender.app) is _unwrapped(app):
-                check(app)
+            if _unwrapped(sender.app) is owner:
+                check(sender)
         except Exception as error:  # a gate that breaks stays closed
             raise SystemExit(f"holdfast refuses to start: its check failed: {type(error).__name__}: {error}") from error
 
-    worker_init.connect(started, weak=False)
-    beat_init.connect(started, weak=False)
+    vars(owner).setdefault("holdfast_checks", []).append(started)
+    for signal in signals or (worker_init, beat_init):
+        signal.connect(started)
 
 
 def _unwrapped(app: Any) -> Any:
@@ -82,4 +89,4 @@ def _unwrapped(app: Any) -> Any:
 def install(app: Celery) -> None:
     """Check the versions now, the settings when a worker or beat of the application starts."""
     check_versions()
-    at_start(app, refuse)
+    at_start(app, lambda started: refuse(started.app))
