@@ -24,9 +24,8 @@ if os.environ.get("HOLDFAST_SUITE") == "layer":
     from holdfast import install, settings
 
     stock: Any = testing.TestApp
-    chosen = {name: value for name, value in vars(settings).items() if name.islower() and not name.startswith("_")}
-    chosen = {name: value for name, value in chosen.items() if not hasattr(value, "__spec__")}  # its imports
-    settings.result_backend_transport_options["min_other_sentinels"] = 0  # the suite's servers have one Sentinel
+    chosen = settings.read()
+    chosen["result_backend_transport_options"]["min_other_sentinels"] = 0  # the suite's servers have one Sentinel
 
     def durable_app(*args: Any, config: dict[str, Any] | None = None, **options: Any) -> Any:
         return install(stock(*args, config={**chosen, **(config or {})}, **options))
