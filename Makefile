@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: bench drill help up down clean status monitor logs passwords secrets render reference site pins test test-all test-long test-production lint env lab lab-down play
+.PHONY: bench drill help up down clean status monitor logs passwords secrets render reference site pins test test-all test-long test-next test-production lint env lab lab-down play
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -58,6 +58,9 @@ test-all: ## what make test leaves out: every other test on the stack, then the 
 
 test-long: env ## the tests that break the stack many times over, on the running stack (make up first)
 	@.venv/bin/pytest -m long
+
+test-next: env ## the library's unit tests with the newest celery, kombu and redis-py, pre-releases too; reports only
+	@scripts/test-next
 
 test-production: env ## every playbook on bare hosts in containers, those that stop something under load (STEPS="site drill")
 	@scripts/test-production $(STEPS)

@@ -79,7 +79,7 @@ def test_lazy_arguments_are_made_for_each_tick(app: Celery, monkeypatch: pytest.
 
 def again(app: Celery, one: StoredEntry) -> StoredEntry:
     """Write an entry as text and read it."""
-    return StoredEntry.read(app, one._definition(), one._meta(NOON), None)
+    return StoredEntry.read(app, one._definition(), one._ticked(NOON), None)
 
 
 class OwnClass(crontab):
@@ -121,15 +121,15 @@ def test_an_entry_made_at_run_time_says_what_redis_cannot_hold(app: Celery) -> N
 def test_times_are_kept_in_utc(app: Celery) -> None:
     second = datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1)
     one = entry(app)
-    assert StoredEntry.read(app, one._definition(), one._meta(second), None).last_run_at == second.astimezone(UTC)
+    assert StoredEntry.read(app, one._definition(), one._ticked(second), None).last_run_at == second.astimezone(UTC)
 
 
 def test_another_schedule_counts_from_now(app: Celery) -> None:
     before = entry(app, schedule=crontab(minute=0, hour=10))
     after = entry(app, schedule=crontab(minute=0, hour=8))
     text = json.dumps(json.loads(before._definition())["schedule"], sort_keys=True)
-    assert StoredEntry.read(app, before._definition(), before._meta(NOON), text).last_run_at == NOON
-    assert StoredEntry.read(app, after._definition(), after._meta(NOON), text).last_run_at is None
+    assert StoredEntry.read(app, before._definition(), before._ticked(NOON), text).last_run_at == NOON
+    assert StoredEntry.read(app, after._definition(), after._ticked(NOON), text).last_run_at is None
 
 
 # -- what is an outage

@@ -37,6 +37,9 @@ class Writer:
         path: the file to create; it must not exist.
         run: id of the drill run, in every record.
         source: who writes, for people.
+
+    Attributes:
+        count: records so far.
     """
 
     def __init__(self, path: Path, run: str, source: str) -> None:
@@ -48,7 +51,7 @@ class Writer:
         os.close(head)  # the mapping stays
         self._run = _encode(run)
         self._checksum = zlib.crc32(path.name.encode())  # a file under another's name does not verify
-        self._end = self._count = self._durable = 0
+        self._end = self.count = self._durable = 0
         self._lock, self._disk = threading.Lock(), threading.Lock()
         self.name = path.stem
         self.commit(self.append("open", source=source, pid=os.getpid()))
@@ -68,13 +71,13 @@ class Writer:
         """
         said = _encode({"k": kind, **fields})[:-1]
         with self._lock:
-            number = self._count + 1
+            number = self.count + 1
             body = f'{said},"r":{self._run},"t":{time.time():.6f},"n":{number}}}'.encode()
             self._checksum = zlib.crc32(body, self._checksum)
             try:
-                self._put(b"%08x %s\n" % (self._checksum, body))
+                self.put(b"%08x %s\n" % (self._checksum, body))
             finally:  # also when it did not fit, so that it is missed
-                self._count = number
+                self.count = number
                 self._head[0] = self._checksum << 32 | number
             return number
 
@@ -82,7 +85,7 @@ class Writer:
         """Return when the record ``number`` and all before it are on the disk; one flush serves all waiting threads."""
         with self._disk:
             if self._durable < number:
-                reached = self._count
+                reached = self.count
                 os.fdatasync(self._file)
                 self._durable = reached
 
@@ -96,7 +99,8 @@ class Writer:
         os.fsync(self._file)
         os.close(self._file)
 
-    def _put(self, line: bytes) -> None:
+    def put(self, line: bytes) -> None:
+        """Write a line behind the last one; :meth:`append` makes the lines, and calls this under the lock."""
         end = self._end + len(line)
         if end > len(self._map):
             self._map = _reserve(self._file, end + CHUNK)

@@ -231,9 +231,9 @@ def find(name: str) -> Mutant:
 class DroppingWriter(Writer):
     """Numbers its fiftieth record and does not write it: the shortest run writes twice as many."""
 
-    def _put(self, line: bytes) -> None:
-        if self._count != 50:
-            super()._put(line)
+    def put(self, line: bytes) -> None:
+        if self.count != 50:
+            super().put(line)
 
 
 class BufferedWriter(Writer):
@@ -244,7 +244,7 @@ class BufferedWriter(Writer):
         self._buffer_lock = threading.Lock()
         super().__init__(*arguments)
 
-    def _put(self, line: bytes) -> None:
+    def put(self, line: bytes) -> None:
         with self._buffer_lock:
             self._lines.append(line)
             if len(self._lines) >= 100:
@@ -253,7 +253,7 @@ class BufferedWriter(Writer):
     def _flush(self) -> None:
         lines, self._lines = self._lines, []
         for line in lines:
-            super()._put(line)
+            super().put(line)
 
     def close(self) -> None:
         """Write what is left."""

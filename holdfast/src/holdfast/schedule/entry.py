@@ -109,7 +109,7 @@ class StoredEntry(RedBeatSchedulerEntry):
                 for entry in entries[start : start + BATCH]:
                     try:
                         entry.text = entry._definition()
-                        meta = entry._meta(entry.last_run_at or entry._beginning())
+                        meta = entry._ticked(entry.last_run_at or entry._beginning())
                     except Exception as error:  # noqa: BLE001 - it is the caller's to tell
                         refused[entry.key] = error
                         continue
@@ -139,7 +139,7 @@ class StoredEntry(RedBeatSchedulerEntry):
         """
         self.last_run_at, self.total_run_count = last, self.total_run_count + count
         client, order = get_redis(self.app), self.app.redbeat_conf.schedule_key
-        known = {"meta": self._meta(last), "ticked_by": _schedule_of(self.text or self._definition())}
+        known = {"meta": self._ticked(last), "ticked_by": _schedule_of(self.text or self._definition())}
         with client.pipeline() as pipe:
             pipe.hset(self.key, mapping=known)
             pipe.zadd(order, {self.key: self.score})
@@ -200,7 +200,7 @@ class StoredEntry(RedBeatSchedulerEntry):
 
     # -- as text
 
-    def _meta(self, last: datetime) -> str:
+    def _ticked(self, last: datetime) -> str:
         known = {"last_run_at": last.astimezone(UTC), "total_run_count": self.total_run_count}
         return json.dumps(known, cls=RedBeatJSONEncoder)
 
