@@ -99,6 +99,17 @@ def test_the_laptop_gets_the_published_ports_and_nothing_that_only_containers_ha
     }
 
 
+@pytest.mark.parametrize(("words", "role"), [([], "app"), (["worker"], "worker"), (["beat"], "beat")])
+def test_a_worker_and_a_beat_on_the_laptop_get_their_own_logins(
+    words: list[str], role: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = {one: {"HOLDFAST_BROKER_URL": "amqp://x", "HOLDFAST_RESULT_URL": one} for one in ("app", "worker", "beat")}
+    monkeypatch.setattr(init, "show", lambda: {"environment": made})
+    monkeypatch.setattr(sys, "argv", ["init", "passwords", "--laptop", *words])
+    init.main()
+    assert f"HOLDFAST_RESULT_URL={role}" in capsys.readouterr().out.splitlines()
+
+
 def config(**environment: str) -> subprocess.CompletedProcess[str]:
     """Ask Compose what it makes of the file; needs no engine."""
     return subprocess.run(

@@ -128,19 +128,19 @@ def environment(text: str) -> dict[str, str]:
     return {name: value for name, sign, value in pairs if sign}
 
 
-def laptop(app: dict[str, str]) -> dict[str, str]:
-    """Return the environment of a program that publishes through the brokers' ports on 127.0.0.1.
+def laptop(inside: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a program that reaches the brokers through their ports on 127.0.0.1.
 
     Args:
-        app: environment of the application inside the stack.
+        inside: environment of the same program inside the stack.
     """
     address = os.environ.get("HOLDFAST_ADDRESS") or "127.0.0.1"
-    urls = app["HOLDFAST_BROKER_URL"]
+    urls = inside["HOLDFAST_BROKER_URL"]
     for number, port in AMQP.items():
         urls = urls.replace(f"@{network()}.{number}:5672", f"@{address}:{port}")
-    kept = {name: value for name, value in app.items() if name.startswith("HOLDFAST_")}
-    for inside in ("HOLDFAST_IMPORTS", "HOLDFAST_OUTBOX_URL"):  # what only the containers have
-        kept.pop(inside, None)
+    kept = {name: value for name, value in inside.items() if name.startswith("HOLDFAST_")}
+    for only_there in ("HOLDFAST_IMPORTS", "HOLDFAST_OUTBOX_URL"):
+        kept.pop(only_there, None)
     return kept | {"HOLDFAST_BROKER_URL": urls}
 
 
@@ -165,7 +165,7 @@ def show() -> dict[str, Any]:
     return {
         "passwords": load(PASSWORDS),
         "files": files,
-        "environment": {"app": app, "worker": worker, "beat": beat, "redis-broker": redis, "laptop": laptop(app)},
+        "environment": {"app": app, "worker": worker, "beat": beat, "redis-broker": redis},
     }
 
 
@@ -183,7 +183,13 @@ def main() -> None:
     """Prepare the stack, or show what was made."""
     parser = argparse.ArgumentParser(prog="init", description="Prepares the stack, or shows what was made.")
     parser.add_argument("command", nargs="?", default="prepare", choices=["prepare", "passwords"])
-    parser.add_argument("--laptop", action="store_true", help="the environment of a program on this machine")
+    parser.add_argument(
+        "--laptop",
+        nargs="?",
+        const="app",
+        choices=["app", "worker", "beat"],
+        help="the environment of a program on this machine: one that publishes (app, the default), a worker, beat",
+    )
     parser.add_argument("--json", action="store_true", help="everything that was made, for a program")
     options = parser.parse_args()
     if options.command == "prepare":
@@ -194,7 +200,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(made))
     elif options.laptop:
-        print("\n".join(f"{name}={value}" for name, value in made["environment"]["laptop"].items()))
+        values = laptop(made["environment"][options.laptop])
+        print("\n".join(f"{name}={value}" for name, value in values.items()))
     else:
         print(logins(made["passwords"]))
 
