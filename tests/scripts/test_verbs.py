@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from tests.scripts.conftest import Machine
@@ -28,6 +29,24 @@ def test_every_verb_is_one_line_into_a_script_that_exists() -> None:
         assert (ROOT / script).stat().st_mode & 0o111, f"{script} is not there or cannot be run"
     assert "\n\t@" in makefile
     assert not re.search(r"\n\t.*\n\t", makefile), "a verb has more than one line"
+
+
+def test_the_workflow_calls_the_verbs_that_people_use() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    called = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert called[:3] == re.findall(r"make [a-z-]+", (ROOT / ".ci/run").read_text())
+    verbs = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {line.removeprefix("make ") for line in called} <= set(verbs)
+
+
+def test_every_hook_is_a_check_of_lint() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    lint = (ROOT / "scripts/lint").read_text()
+    quick = [hook for hook in hooks if hook["id"] != "subject"]
+    assert {f'check "{hook["name"].partition(" of ")[0]}"' in lint for hook in quick if hook["id"] != "render"} == {
+        True
+    }
+    assert all((ROOT / hook["entry"].split()[0]).exists() for hook in hooks)
 
 
 @pytest.fixture
