@@ -47,7 +47,7 @@ def check(password: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values(password).items():
             patch.setenv(name, value)
-        settings: dict[str, Any] = runpy.run_path(SETTINGS)
+        settings: dict[str, Any] = runpy.run_path(SETTINGS)["read"]()
     app = Celery(broker=settings["broker_url"], backend=settings["result_backend"], set_as_current=False)
     app.conf.result_backend_transport_options = settings["result_backend_transport_options"]
     connection = app.connection_for_write()
