@@ -219,6 +219,14 @@ def failure(error: Exception) -> ExceptionInfo:
     raise AssertionError
 
 
+def test_a_strategy_of_the_applications_own_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    app: Any = install(make())
+    app.task(nothing, name="usual", shared=False)
+    app.task(nothing, name="own", shared=False, Strategy=f"{__name__}:nothing")
+    started(app)
+    assert [one.args[0] for one in caplog.records if "Strategy" in one.message and one.args] == ["own"]
+
+
 class NoRequest:
     pass
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+STRATEGY = "celery.worker.strategy:default"  # what receives a message, as every task of Celery names it
+
 
 def unavailable(error: BaseException) -> bool:
     """Say whether a publish failed because no broker could take the message now."""
@@ -196,12 +198,25 @@ def mix_in(app: Celery) -> None:
         task.Request = mixed(task.Request, Ours, CeleryRequest, f"The Request of task {name!r}")
 
 
+def _tell_of_own_strategies(app: Celery) -> None:
+    """Name the tasks whose messages may arrive without a request of the layer; from outside nobody can see it."""
+    found = sorted(name for name, task in app.tasks.items() if task.Strategy != STRATEGY)
+    if found:
+        logger.warning(
+            "Tasks with a Strategy of their own: %s. What the layer does for a message holds only if that makes its "
+            "requests of task.Request, as %s does.",
+            ", ".join(found),
+            STRATEGY,
+        )
+
+
 def install(app: Celery) -> None:
     """Mix into the requests of ``app`` when its worker starts; a class that cannot be combined ends the process."""
 
     def check(started: Any) -> None:
         try:
             mix_in(started.app)
+            _tell_of_own_strategies(started.app)
         except ImproperlyConfigured as error:
             raise SystemExit(f"holdfast: {error}") from error
 
