@@ -1,6 +1,6 @@
 # Every verb is one line into a script. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: bench drill help up down clean status monitor logs passwords secrets render reference site pins test test-all test-long test-next test-production lint env lab lab-down play
+.PHONY: bench drill help up down clean status monitor logs passwords secrets render reference site pins audit test test-all test-long test-next test-production lint env lab lab-down play
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -40,6 +40,9 @@ site: env ## the documentation as a site in build/site, every link checked
 
 pins: env ## compare compose/pins.yaml with the date and the tree: what is maintained, until when
 	@.venv/bin/python scripts/pins
+
+audit: env ## build/sbom.json (CycloneDX), and what is known against the locked releases
+	@scripts/audit
 
 lab: env ## bare Debian hosts in containers, for Ansible: the hosts of ansible/inventories/lab
 	@scripts/lab up && INVENTORY=ansible/inventories/lab scripts/play secrets
