@@ -9,11 +9,12 @@ from .commands import ROOT
 
 ROLES = sorted(path.name for path in (ROOT / "ansible/roles").iterdir())
 # What a task or a template defines: a key, a result, a variable of Jinja
-DEFINED = re.compile(r"^\s*-?\s*([a-z_]\w*):|register: (\w+)|\{%-?\s*(?:set|for|macro) (\w+)", re.MULTILINE)
+DEFINED = re.compile(r"^\s*register: (\w+)|^\s*-?\s*([a-z_]\w*):|\{%-?\s*(?:set|for|macro) (\w+)", re.MULTILINE)
 USED = re.compile(rf"(?<![\w./'\"-])((?:{'|'.join([*ROLES, 'holdfast'])})_\w+)\b(?!\.(?:py|yml|conf))")
 # Words of the servers, and groups that a playbook makes
 OTHERS = re.compile(r"rabbitmq_(management|prometheus)|redis_is_\w*|tls_config|verify_peer")
-INPUTS: set[str] = runpy.run_path(str(ROOT / "ansible/plugins/filter/inventory.py"))["COMMON"]
+PLUGIN = runpy.run_path(str(ROOT / "ansible/plugins/filter/inventory.py"))
+INPUTS: set[str] = PLUGIN["COMMON"] | {*PLUGIN["PASSWORDS"], *PLUGIN["UNQUOTED"]}
 
 
 def test_every_variable_is_defined() -> None:
