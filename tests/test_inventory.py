@@ -346,6 +346,14 @@ def test_a_fact_is_changed_in_one_place(both: tuple[Path, Path], name: str, defa
     assert holding(both[1], default) == []
 
 
+def test_a_changed_environment_is_one_that_programs_are_restarted_for(both: tuple[Path, Path]) -> None:
+    unit = (both[0] / "workers/supervisor.service.conf").read_text()
+    watched = runpy.run_path(str(ROOT / "ansible/roles/workers/files/roll.py"))["CONFIGURATION"]
+    found = re.findall(r"^EnvironmentFile=-?(.+)$", unit, re.MULTILINE)
+    assert len(found) == 3
+    assert set(found) <= set(watched)
+
+
 def test_other_facts_reach_every_file(both: tuple[Path, Path]) -> None:
     out = both[1]
     text = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}

@@ -14,8 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-CONFIGURATION = (
+CONFIGURATION = (  # those that this host has
     "/etc/holdfast/app.env",
+    "/etc/holdfast/login-worker.env",
+    "/etc/holdfast/login-beat.env",
     "/etc/supervisor/supervisord.conf",
     "/etc/systemd/system/supervisor.service.d/holdfast.conf",
 )
@@ -41,7 +43,8 @@ def service_is_behind(run: Path) -> bool:
     pid = run / "supervisord.pid"
     if not pid.exists() or output("systemctl", "is-active", "supervisor").strip() != "active":
         return True
-    return any(Path(path).stat().st_mtime > pid.stat().st_mtime for path in CONFIGURATION)
+    files = [path for path in map(Path, CONFIGURATION) if path.exists()]
+    return any(path.stat().st_mtime > pid.stat().st_mtime for path in files)
 
 
 def release_is_behind(pid: int, current: Path) -> bool:
