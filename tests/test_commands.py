@@ -34,6 +34,7 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every path for one that exists: the reader's files are not here."""
     monkeypatch.setattr(click.Path, "convert", lambda _self, value, *_: Path(value))
     monkeypatch.setattr(click.File, "convert", lambda _self, value, *_: value)
+    monkeypatch.setenv("HOLDFAST_APP", "webhooks.app")  # app.env has it
     monkeypatch.setenv("HOLDFAST_OUTBOX_URL", "sqlite://")
 
 
