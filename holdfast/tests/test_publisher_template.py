@@ -20,8 +20,9 @@ from kombu import Exchange, Producer, Queue
 from kombu.serialization import register_json, registry
 
 from holdfast.app import install
+from holdfast.published import PUBLISHED_AT
 from holdfast.publisher.many import _messages, _wires
-from holdfast.publisher.message import PUBLISHED_AT, Message
+from holdfast.publisher.message import Message
 from holdfast.publisher.template import Templates, plain_repr
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30)

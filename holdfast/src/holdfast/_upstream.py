@@ -294,7 +294,7 @@ LEDGER = (
     ),
     Use(
         "celery.app.base:Celery",
-        by="holdfast.publisher.results",
+        by="holdfast.publisher.detach",
         why="publishing does not depend on the result store",
         until="Celery subscribes to a result in get() alone",
         names={

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from holdfast.logs import about
 from holdfast.metrics import numbers
-from holdfast.publisher.message import PUBLISHED_AT
+from holdfast.published import PUBLISHED_AT
 from holdfast.request import Request as DurableRequest
 
 if TYPE_CHECKING:

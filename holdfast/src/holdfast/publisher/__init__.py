@@ -9,6 +9,7 @@ from celery.app.amqp import AMQP
 from holdfast.mixin import mixed
 from holdfast.publisher import sending, transport
 from holdfast.publisher.bulk import Outcome
+from holdfast.publisher.detach import detach_results
 from holdfast.publisher.errors import (
     Blocked,
     Disconnected,
@@ -23,7 +24,6 @@ from holdfast.publisher.many import iter_publish, publish_many
 from holdfast.publisher.message import Message
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
-from holdfast.publisher.results import detach_results
 from holdfast.publisher.seam import DurableAMQP
 
 if TYPE_CHECKING:

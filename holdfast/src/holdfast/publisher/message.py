@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 from struct import Struct, error
-from time import time
 from typing import TYPE_CHECKING, Any, cast
 
 import amqp
@@ -18,7 +17,6 @@ from holdfast.publisher.errors import Refused
 if TYPE_CHECKING:
     from kombu import Connection
 
-PUBLISHED_AT = "published_at"  # header of a task: when the caller published it, as seconds since the epoch, in text
 CHANNEL = 1  # a publishing connection has one channel
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"  # class 60 (basic), method 40 (publish), reserved short
 _MANDATORY = b"\x01"
@@ -198,11 +196,6 @@ def prepare(
         headers,
         {"priority": priority, **properties},
     )
-
-
-def now() -> str:
-    """Return the value of :data:`PUBLISHED_AT` for a message that is published now."""
-    return f"{time():.6f}"
 
 
 @lru_cache(maxsize=1024)

@@ -10,9 +10,10 @@ from kombu import pools
 from kombu.utils.imports import symbol_by_name
 
 from holdfast.logs import about
+from holdfast.published import PUBLISHED_AT, now
 from holdfast.publisher import recorder
 from holdfast.publisher.log import logger
-from holdfast.publisher.message import PUBLISHED_AT, now, prepare
+from holdfast.publisher.message import prepare
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
 from holdfast.publisher.recorder import collecting

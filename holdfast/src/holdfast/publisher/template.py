@@ -17,7 +17,8 @@ from celery.utils.saferepr import saferepr
 from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
-from holdfast.publisher.message import PUBLISHED_AT, Message, Wire, now
+from holdfast.published import PUBLISHED_AT, now
+from holdfast.publisher.message import Message, Wire
 from holdfast.publisher.seam import DurableAMQP
 from holdfast.publisher.sending import is_celerys
 
