@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment() -> dict[str, str]:
-    """Return the application's environment, with the broker user that may consume from the benchmark's queue."""
-    found: dict[str, str] = _made()["environment"]["app"]
+    """Return a worker's environment, with the broker user that may consume from the benchmark's queue."""
+    found: dict[str, str] = _made()["environment"]["worker"]
     login = f"admin:{_password()}"
     nodes = [urlsplit(url) for url in split_urls(found["HOLDFAST_BROKER_URL"])]
     urls = [urlunsplit(url._replace(netloc=f"{login}@{url.netloc.rpartition('@')[2]}")) for url in nodes]
