@@ -169,7 +169,8 @@ class OwnRig(Rig):
             with Redis(port=port, decode_responses=True) as client:
                 refused: Any = client.acl_log()
                 client.acl_log_reset()
-            assert [f"{one['username']}: {one['reason']} {one['object']}" for one in refused] == []
+            found = [f"{one['username']}: {one['reason']} {one['object']}" for one in refused]
+            assert not found, f"Redis refused {found}: a login lacks a right that it needs"
 
 
 @pytest.fixture(scope="session")
