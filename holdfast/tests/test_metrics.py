@@ -166,7 +166,7 @@ def test_a_soft_time_limit_that_strikes_while_counting_reaches_its_task(monkeypa
 def test_what_a_handler_counts_in_the_middle_of_a_count_is_added_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
 
-    def inc() -> None:
+    def inc(_count: int) -> None:
         steps.append("begins")
         if len(steps) == 1:
             numbers.result_stored()
@@ -177,5 +177,5 @@ def test_what_a_handler_counts_in_the_middle_of_a_count_is_added_after_it(monkey
     assert steps == ["begins", "ends"] * 2
 
 
-def _strike() -> None:
+def _strike(*_: object) -> None:
     raise SoftTimeLimitExceeded
