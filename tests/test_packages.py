@@ -139,7 +139,7 @@ def test_a_command_without_its_extra_ends_in_one_sentence(built: Path, tmp_path:
     assert "pip install 'celery-holdfast[outbox]'" in done.stderr
 
 
-NOT_OURS = re.compile(r"""(?<![\w-])holdfast\[(?:\w+,?)+\]|pip install (?:-\S+ )*["']?holdfast\b(?!/)""")
+NOT_OURS = re.compile(r"""(?<![\w/-])holdfast\[(?:\w+,?)+\]|pip install (?:-\S+ )*["']?holdfast\b(?!/)""")
 
 
 def test_nobody_is_told_to_install_the_package_of_a_stranger() -> None:
@@ -160,6 +160,8 @@ def test_the_check_of_names_can_say_no(line: str) -> None:
     assert NOT_OURS.search(line)
 
 
-@pytest.mark.parametrize("line", ["pip install 'celery-holdfast[all]'", "pip install ./holdfast", 'conf["holdfast"]'])
+@pytest.mark.parametrize(
+    "line", ["pip install 'celery-holdfast[all]'", "pip install './holdfast[beat,outbox]' django", 'conf["holdfast"]']
+)
 def test_the_check_of_names_lets_ours_pass(line: str) -> None:
     assert not NOT_OURS.search(line)

@@ -158,7 +158,7 @@ def test_a_soft_time_limit_that_strikes_while_counting_reaches_its_task(monkeypa
         struck.setattr(numbers.STORED, "inc", _strike)
         with pytest.raises(SoftTimeLimitExceeded):
             numbers.result_stored()
-    monkeypatch.setattr(numbers.STORED, "inc", lambda: stored.append("counted"))
+    monkeypatch.setattr(numbers.STORED, "inc", lambda _count: stored.append("counted"))
     numbers.result_stored()
     assert stored == ["counted"]
 
