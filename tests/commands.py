@@ -174,6 +174,15 @@ def _first(allowed: set[str], skip: str = "") -> Callable[[list[str]], str | Non
     return check
 
 
+def _module(words: list[str]) -> str | None:
+    """Check what python runs: a module of the checkout, by the name after ``-m``."""
+    if words[:1] != ["-m"] or len(words) < 2:
+        return f"python {' '.join(words)} names no module with -m"
+    file = ROOT.joinpath(*words[1].split("."))
+    known = file.with_suffix(".py").exists() or (file / "__main__.py").exists()
+    return None if known else f"there is no module {words[1]}"
+
+
 def _exists(words: list[str]) -> str | None:
     paths = [word.partition("[")[0] for word in words if "/" in word and word[0] not in "-/~"]
     missing = [path for path in paths if not (ROOT / path).exists()]
@@ -193,5 +202,6 @@ CHECKS: dict[str, Callable[[list[str]], str | None]] = {
     "pip": lambda words: _exists(words[1:]),
     "promtool": _first({"query", "test", "check"}),
     "pytest": _exists,
+    "python": _module,
     "supervisorctl": _first(SUPERVISOR, "-c"),
 }

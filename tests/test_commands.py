@@ -65,6 +65,8 @@ def test_every_block_says_its_language(page: Path) -> None:
         "webhooks send",
         "drill run no-such-fault",
         ".venv/bin/drill compare",
+        ".venv/bin/python -m tests.stack.nonsense",
+        ".venv/bin/python -c 1",
         "make nonsense",
         "make play PLAYBOOK=nonsense",
         "make play NONSENSE=1",
