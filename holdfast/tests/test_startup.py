@@ -156,7 +156,7 @@ def test_a_rule_that_crashes_does_not_open_the_gate(tmp_path: Path, start: str, 
     assert "HF299-broken: could not judge" in done.stderr
 
 
-def test_a_gate_that_breaks_as_a_whole_stays_closed() -> None:
+def test_a_gate_that_breaks_as_a_whole_stays_closed(tmp_path: Path) -> None:
     app = Celery("broken", set_as_current=False)
 
     def fails(_: Celery) -> None:
@@ -164,14 +164,14 @@ def test_a_gate_that_breaks_as_a_whole_stays_closed() -> None:
 
     startup.at_start(app, fails)
     with pytest.raises(SystemExit, match="its check failed: ValueError: no verdict"):
-        beat_init.send(sender=beat.Service(app))
+        beat_init.send(sender=beat.Service(app, schedule_filename=str(tmp_path / "schedule")))
 
 
-def test_an_application_behind_a_proxy_is_checked() -> None:
+def test_an_application_behind_a_proxy_is_checked(tmp_path: Path) -> None:
     app = Celery("behind", set_as_current=False)
     checked: list[Celery] = []
     startup.at_start(app, lambda started: checked.append(started.app))
-    beat_init.send(sender=beat.Service(Proxy(lambda: app)))
+    beat_init.send(sender=beat.Service(Proxy(lambda: app), schedule_filename=str(tmp_path / "schedule")))
     assert checked == [app]
 
 
