@@ -62,7 +62,7 @@ def environment_file(text: str) -> str:
                 f"found: {f'the value of {name}' if sign else 'a line without ='} in an environment file, which a "
                 "shell, systemd, Docker and Compose do not read alike. "
                 "allowed: A-Z a-z 0-9 and _ . , : / @ % + = ? ^ [ ] - without quotes. "
-                "next: percent-encode what stands in a URL ({{ password | url_encoded }}), or use a file of its own"
+                "next: percent-encode a password in a URL: {{ password | holdfast.stack.url_encoded }}"
             )
     return text
 
