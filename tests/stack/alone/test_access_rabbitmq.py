@@ -110,7 +110,8 @@ def broker(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
              "--volume", f"{folder}/definitions:/definitions:ro")  # fmt: skip
     with container(*ports, *files, image("rabbitmq")):
         wait_until(lambda: broker.reads("admin", "queues/holdfast/default"), "the definitions are there", 180)
-        with broker.connect("admin") as connection:  # what Celery and the test find there
+        # its port for AMQP opens last; what is declared is what Celery and the test find there
+        with wait_until(lambda: broker.connect("admin"), "the broker takes connections", 60) as connection:
             channel = connection.channel()
             channel.exchange_declare("celery.pidbox", "fanout", auto_delete=False)
             channel.queue_declare("victim", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
