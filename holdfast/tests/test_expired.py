@@ -45,11 +45,14 @@ class Backend:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
         self.away = False
+        self.odd = False
         self.left_out: set[str] = set()
 
     def store_revoked(self, contexts: dict[str, Any], _why: str) -> frozenset[str]:
         if self.away:
             raise PutBack("the store is away")
+        if self.odd:
+            raise ValueError("task_id must not be empty")
         self.calls.append(list(contexts))
         return frozenset(contexts) - self.left_out
 
@@ -57,12 +60,25 @@ class Backend:
 class Request:
     """A request that notes how it was settled."""
 
-    def __init__(self, backend: Backend, name: str, *, stored: bool = True, error: Exception | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        name: str,
+        *,
+        stored: bool = True,
+        error: Exception | None = None,
+        unreadable: bool = False,
+    ) -> None:
         self.task = SimpleNamespace(backend=backend)
         self.id, self.store_errors, self.recorded, self._error = name, stored, False, error
         self.how = ""
         self.message = f"message of {name}"
-        self._context = None
+        self._unreadable = unreadable
+
+    @property
+    def _context(self) -> None:
+        if self._unreadable:
+            raise TypeError("the body says nothing about callbacks")
 
     def settle_revoked(self, *_: object) -> None:
         if self._error:
@@ -174,6 +190,29 @@ def test_a_message_that_cannot_be_settled_does_not_keep_the_others(step: Expired
     assert c.unreadable == [("message of a", error)]
 
 
+def test_a_message_that_cannot_be_read_does_not_keep_the_others(step: Expired, c: Any, backend: Backend) -> None:
+    requests = [Request(backend, "a", unreadable=True), Request(backend, "b")]
+    add(step, *requests)
+    c.timer.run()
+    assert backend.calls == [["b"]]
+    assert [one.how for one in requests] == ["settled, recorded: False", "settled, recorded: True"]
+
+
+def test_what_the_store_cannot_even_be_asked_for_is_settled_one_by_one(step: Expired, c: Any, backend: Backend) -> None:
+    backend.odd = True
+    requests = [Request(backend, name) for name in ("", "b")]
+    add(step, *requests)
+    c.timer.run()
+    assert [one.how for one in requests] == ["settled, recorded: False"] * 2
+
+
+def test_where_no_state_is_kept_the_store_is_not_asked(step: Expired, c: Any, backend: Backend) -> None:
+    ignored = Request(backend, "a", stored=False)
+    add(step, ignored)
+    c.timer.run()
+    assert (ignored.how, backend.calls) == ("settled, recorded: False", [])
+
+
 def test_a_lost_connection_is_not_swallowed(step: Expired, c: Any, backend: Backend) -> None:
     add(step, Request(backend, "a", error=ConnectionResetError()))
     with pytest.raises(ConnectionResetError):
@@ -248,6 +287,16 @@ def test_a_worker_that_ends_closes_its_windows(step: Expired, c: Any) -> None:
         step.seen("q", True)
     step.stop(c)
     assert c.channel.said[-1] == ("cancel", "expired-q")
+    said, handled = len(c.channel.said), list[Any]()
+    step.handle = handled.append
+    info = {"consumer_tag": "expired-q"}
+    late, healthy = (SimpleNamespace(headers=headers, delivery_info=info) for headers in (LATE, {"expires": None}))
+    for message in (late, healthy):  # they were on their way
+        step._drained(message)
+    assert (handled, c.returned, late.queue) == ([late], [healthy], "q")
+    for _ in range(ROW):
+        step.seen("q", True)
+    assert len(c.channel.said) == said
 
 
 def test_a_window_on_a_dead_connection_does_not_hinder_the_next_one(
@@ -265,7 +314,9 @@ def test_a_window_on_a_dead_connection_does_not_hinder_the_next_one(
     assert c.channel.said[-1] == ("consume", "expired-q")
 
 
-@pytest.mark.parametrize("text", [None, "2999-01-01T00:00:00+00:00", "2020-01-01T00:00:00", "x", 5])
+@pytest.mark.parametrize(
+    "text", [None, "2999-01-01T00:00:00+00:00", "2020-01-01T00:00:00", "9999-12-31T24:00:00Z", "x", 5]
+)
 def test_only_what_certainly_expired_is_drained(text: object) -> None:
     assert past(LATE)
     assert not past({"expires": text})

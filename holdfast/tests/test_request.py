@@ -8,9 +8,10 @@ import pytest
 from billiard.einfo import ExceptionInfo
 from celery import Celery
 from celery.exceptions import InvalidTaskError, TimeLimitExceeded
+from celery.worker import state
 
 from holdfast.app import install
-from holdfast.request import PutBack, Request
+from holdfast.request import PutBack, Request, record
 
 
 class Settled:
@@ -107,6 +108,24 @@ def test_an_expired_task_is_handed_over_once_and_its_id_stays_free(app: Celery) 
     assert message.how == ["ack"]
     assert app.backend.get_task_meta("again")["status"] == "REVOKED"
     assert not request(app, Settled({"id": "again", "expires": "2999-01-01T00:00:00+00:00"})).revoked()
+
+
+def test_a_message_that_no_store_can_note_fails_alone(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.backend, "store_revoked", lambda contexts, _why: set(contexts), raising=False)
+    late = {"expires": "2020-01-01T00:00:00+00:00"}
+    odd, good = request(app, Settled(late, payload=([], {}, 5))), request(app, Settled({**late, "id": "good"}))
+    assert record([odd, good]) == [odd, good]
+    assert (odd.recorded, good.recorded) == (False, True)
+    with pytest.raises(TypeError):
+        odd.settle_revoked("expired", False, None, True)
+
+
+def test_what_waited_for_the_pool_and_goes_back_is_no_longer_kept(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.backend, "store_revoked", away, raising=False)
+    one = request(app, Settled({"expires": "2020-01-01T00:00:00+00:00"}))
+    state.task_reserved(one)
+    assert record([one]) == []
+    assert (one.id in state.requests, one in state.reserved_requests) == (False, False)
 
 
 def test_what_is_recorded_is_not_stored_again(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ logger = get_logger(__name__)
 WINDOW = 200  # messages that wait here for one confirmation of the store, which takes about as long for one as for all
 WAIT = 0.05  # seconds for which the first one waits for others
 ROW = 10  # expired messages of a queue, one after the other, that open its window
+TAG = "expired-"  # consumer tag of a window, before the name of its queue
 QUIET = 1.0  # seconds without an expired message that close it
 TURN = 0.5  # seconds in one piece: counting the parts of chords is slow, and the connection's heartbeat must go out
 
@@ -53,7 +54,6 @@ class Expired(bootsteps.StartStopStep):
         self._timer: Any = None
         self._rows: Counter[str] = Counter()
         self._open: dict[str, float] = {}  # when the last expired message of a queue with a window came
-        self._tags: dict[str, str] = {}
 
     def start(self, c: Any) -> None:
         """Begin with a fresh connection; what was received over the last one is handed out again."""
@@ -132,8 +132,6 @@ class Expired(bootsteps.StartStopStep):
         found = [queue for queue in self._c.task_consumer.queues if queue.name == name]
         if not found:  # cancelled by remote control
             return
-        tag = f"expired-{name}"
-        self._tags[tag] = name
         consumer = MessageConsumer(
             self._channel,
             accept=self._c.task_consumer.accept,
@@ -141,7 +139,7 @@ class Expired(bootsteps.StartStopStep):
             on_decode_error=self._c.on_decode_error,
             auto_declare=False,
         )
-        found[0](self._channel).consume(tag, consumer._receive_callback, nowait=True)
+        found[0](self._channel).consume(f"{TAG}{name}", consumer._receive_callback, nowait=True)
         self._open[name] = monotonic()
         logger.info("Queue %s hands out expired tasks: up to %s are dropped at a time", name, WINDOW)
         self._c.timer.call_after(QUIET, self._look, (name,))
@@ -162,11 +160,12 @@ class Expired(bootsteps.StartStopStep):
         """
         if self._open.pop(queue, None) is not None:
             self._rows.pop(queue, None)
-            self._channel.basic_cancel(f"expired-{queue}", nowait=True)
+            self._channel.basic_cancel(f"{TAG}{queue}", nowait=True)
 
     def _drained(self, message: Message) -> None:
         one: Any = message
-        one.queue = self._tags[message.delivery_info["consumer_tag"]]
+        # of the tag: what was on its way still comes when the window is closed, and while a worker ends
+        one.queue = message.delivery_info["consumer_tag"].removeprefix(TAG)
         if past(message.headers):
             self.handle(message)
         else:
@@ -182,6 +181,6 @@ def past(headers: Mapping[str, Any]) -> bool:
     """
     try:
         due = maybe_iso8601(headers.get("expires"))
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         return False
     return bool(due and due.tzinfo) and datetime.now(timezone.utc) > due

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,7 @@ class Request(CeleryRequest):
 
     def not_recorded(self, error: PutBack) -> None:
         """Put the message back because its final state cannot be stored now."""
+        state.task_ready(self)
         logger.warning("State of task %s[%s] cannot be recorded now: %s", self.name, self.id, error.reason)
         self.put_back()
 
@@ -170,17 +172,31 @@ def record(requests: list[Request]) -> list[Request]:
         by_backend.setdefault(request.task.backend, []).append(request)
     ready: list[Request] = []
     for backend, batch in by_backend.items():
-        contexts = {request.id: request._context for request in batch if request.store_errors}
+        contexts = _contexts(batch)
+        stored: frozenset[str] = frozenset()
         try:
-            stored = backend.store_revoked(contexts, "expired") if hasattr(backend, "store_revoked") else frozenset()
+            if contexts and hasattr(backend, "store_revoked"):
+                stored = backend.store_revoked(contexts, "expired")
         except PutBack as error:
             for request in batch:
                 request.not_recorded(error) if request.store_errors else ready.append(request)
             continue
+        except Exception as error:  # noqa: BLE001 - whatever one message contains, it must not hold the others
+            logger.warning("Expired tasks are stored one by one, because they cannot be stored together: %r", error)
         for request in batch:
             request.recorded = request.id in stored
         ready += batch
     return ready
+
+
+def _contexts(requests: list[Request]) -> dict[str, Any]:
+    """Return what is stored of requests, by id; one that cannot be read is left out, and fails when it is settled."""
+    found: dict[str, Any] = {}
+    for request in requests:
+        with suppress(Exception):
+            if request.store_errors:
+                found[request.id] = request._context
+    return found
 
 
 def mix_in(app: Celery) -> None:
