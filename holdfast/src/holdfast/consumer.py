@@ -141,6 +141,7 @@ class Consumer(CeleryConsumer):
         queues: dict[str, str] = {}  # by consumer tag, of this connection
 
         def on_message(message: Any) -> None:
+            self.heartbeat.received += 1
             info = message.delivery_info
             tag = info.get("consumer_tag")
             if not hasattr(message, "queue"):

@@ -45,6 +45,7 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def __init__(self, c: Any) -> None:
         super().__init__(c)
+        self.received = 0  #: messages that the consumer was handed, whatever became of them
         self.pulse = Pulse(own_name(str(c.hostname)), "worker")
         processes.show(self.pulse)
         self._timer: Any = None
@@ -123,17 +124,17 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _beat(self, c: Any) -> None:
         self._leave_out_standstill()
-        pulse, received = self.pulse, sum(state.total_count.values())
+        pulse = self.pulse
         if not state.active_requests:
             pulse.task, pulse.limit = None, 0.0
         pulse.queues = {queue.name: pulse.queues.get(queue.name, Queue(time())) for queue in c.task_consumer.queues}
         pulse.running = len(state.reserved_requests)
-        idle = received == pulse.received and not pulse.running and not state.scheduled_requests
+        idle = self.received == pulse.received and not pulse.running and not state.scheduled_requests
         if idle and any(queue.messages for queue in pulse.queues.values()):
             pulse.starved = pulse.starved or time()
         else:
             pulse.starved = None
-        pulse.received = received
+        pulse.received = self.received
         pulse.write()
         if self._channel is None:  # Redis as the broker: nobody to ask
             pulse.queues = {name: Queue(time(), consumers=1) for name in pulse.queues}
