@@ -172,7 +172,6 @@ LEDGER = (
         names={
             "start": "(self, parent)",
             "stop": "(self, parent)",
-            "close": "(self, parent)",
         },
     ),
     Use(

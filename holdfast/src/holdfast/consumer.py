@@ -118,11 +118,11 @@ class Consumer(CeleryConsumer):
     @override
     def cancel_task_queue(self, queue: str) -> None:
         """Stop consuming from a queue, and note since when: the probe and the watch must not take it for a fault."""
-        self.expired.close(queue)
         consumed = self.app.amqp.queues.consume_from
         before = set(consumed)
         try:
             super().cancel_task_queue(queue)
+            self.expired.close_window(queue)
         finally:
             self.heartbeat.paused(before - set(consumed))
 

@@ -68,7 +68,7 @@ class Expired(bootsteps.StartStopStep):
             c.timer.cancel(self._timer)
         for queue in tuple(self._open):
             with suppress(*c.connection_errors, *c.channel_errors):
-                self.close(queue)  # of a worker that ends, and stays connected until its tasks have ended
+                self.close_window(queue)  # of a worker that ends, and stays connected until its tasks have ended
         self._channel = None
         self._forget()
 
@@ -148,11 +148,11 @@ class Expired(bootsteps.StartStopStep):
         if queue not in self._open:
             return
         if monotonic() - self._open[queue] >= QUIET:
-            self.close(queue)
+            self.close_window(queue)
         else:
             self._c.timer.call_after(QUIET, self._look, (queue,))
 
-    def close(self, queue: str) -> None:
+    def close_window(self, queue: str) -> None:
         """Close the window of a queue, if it is open.
 
         Args:
@@ -169,7 +169,7 @@ class Expired(bootsteps.StartStopStep):
         if past(message.headers):
             self.handle(message)
         else:
-            self.close(one.queue)
+            self.close_window(one.queue)
             self._c.give_back(message)
 
 
