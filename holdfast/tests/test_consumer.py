@@ -1,11 +1,13 @@
-"""Which node a worker connects to, without a broker; what it does there is tested against real ones."""
+"""What the consumer decides by itself, without a broker; what it does there is tested against real ones."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from celery.worker.consumer import Consumer as CeleryConsumer
 
 from holdfast.consumer import Consumer
 
@@ -48,3 +50,24 @@ def test_a_chosen_order_of_nodes_is_kept(make: Any) -> None:
 @pytest.mark.parametrize("url", ["amqp://one//", "amqp://one//;amqp://one//"])
 def test_one_node_is_all_there_is(make: Any, url: str) -> None:
     assert hosts(make(url, "shuffle"), 2) == ["one", "one"]
+
+
+@pytest.mark.parametrize(
+    ("expires", "opens"),
+    [("2020-01-01T00:00:00+00:00", True), ("2020-01-01T00:00:00", False), (None, False)],
+)
+def test_only_what_a_window_would_know_as_expired_opens_one(
+    monkeypatch: pytest.MonkeyPatch, expires: str | None, opens: bool
+) -> None:
+    monkeypatch.setattr(
+        CeleryConsumer, "create_task_handler", lambda _self: lambda message: message.settle_expired("a request")
+    )
+    noted: list[Any] = []
+    consumer: Any = Consumer.__new__(Consumer)
+    consumer.connection_errors = consumer.channel_errors = ()
+    consumer.heartbeat = SimpleNamespace(received=0)
+    consumer.expired = SimpleNamespace(seen=lambda *found: noted.append(found), add=noted.append)
+    message = SimpleNamespace(headers={"expires": expires}, delivery_info={}, queue="q")
+    consumer.create_task_handler()(message)
+    assert noted == [("q", opens), "a request"]
+    assert consumer.heartbeat.received == 1

@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from holdfast import request
 from holdfast.events import Control, Events, SideRoad
-from holdfast.expired import Expired
+from holdfast.expired import Expired, past
 from holdfast.heartbeat import Heartbeat
 from holdfast.logs import about
 from holdfast.metrics import numbers
@@ -160,7 +160,7 @@ class Consumer(CeleryConsumer):
                 except Exception as error:  # noqa: BLE001 - whatever a message contains, it must not end the worker
                     self.on_decode_error(message, error)
             message.settle_expired = self.expired.add  # a task with a delay may expire later
-            self.expired.seen(message.queue, bool(late))
+            self.expired.seen(message.queue, bool(late) and past(message.headers))
             for one in late:
                 self.expired.add(one)
 

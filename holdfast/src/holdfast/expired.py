@@ -117,7 +117,7 @@ class Expired(bootsteps.StartStopStep):
 
         Args:
             queue: where it came from.
-            expired: it was passed to :meth:`add`.
+            expired: it was passed to :meth:`add`, and a window would know it as :func:`past`.
         """
         if not expired:
             self._rows.pop(queue, None)
