@@ -49,7 +49,7 @@ class Expired(bootsteps.StartStopStep):
         self._forget()
 
     def _forget(self) -> None:
-        self._batch: list[Request] = []
+        self._batch: deque[Request] = deque()  # without an event loop the timer is a thread of its own
         self._recorded: deque[Request] = deque()
         self._timer: Any = None
         self._rows: Counter[str] = Counter()
@@ -96,7 +96,7 @@ class Expired(bootsteps.StartStopStep):
 
     def _settle(self) -> None:
         self._timer = None
-        batch, self._batch = self._batch, []
+        batch = [self._batch.popleft() for _ in range(len(self._batch))]
         self._recorded.extend(record(batch))
         until = monotonic() + TURN
         while self._recorded and monotonic() < until:
