@@ -214,7 +214,7 @@ class Consumer(CeleryConsumer):
             else:  # Redis as the broker
                 message.requeue()
         except (*self.connection_errors, *self.channel_errors) as error:
-            logger.warning("A message could not be put back; the broker does it itself: %r", error)
+            logger.warning("A message could not be put back; the broker will requeue it: %r", error)
 
 
 def _place(url: dict[str, Any]) -> tuple[str | None, int | None]:

@@ -265,7 +265,7 @@ class Chosen(click.Command):
 @click.option("--queue", default="dead", show_default=True, help="The queue to work on: dead or unrouted.")
 @click.pass_context
 def command(context: click.Context, path: str, queue: str) -> None:
-    """Look into the dead-letter queue, replay or discard what is in it."""
+    """Show the messages of the dead-letter queue; replay or discard them."""
     context.obj = lambda: open_office(load_app(path), queue)  # opened late: a help text needs no broker
 
 
@@ -274,7 +274,7 @@ def command(context: click.Context, path: str, queue: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
 def list_(connect: Connect, limit: int, *, as_json: bool) -> None:
-    """List the messages, in the order in which the queue hands them out."""
+    """List the messages, in the order in which the queue delivers them."""
     with connect() as office:
         letters = list(islice(office.letters(), limit + 1))
         for letter in letters[:limit]:
@@ -306,11 +306,11 @@ def show(connect: Connect, task_id: str) -> None:
 @click.option("--to", "target", help="Send it to this queue instead of the one it died in.")
 @click.pass_obj
 def replay(connect: Connect, /, task_id: str | None, limit: int | None, target: str | None, **_: bool) -> None:
-    """Publish messages again, with all their retries; each leaves the queue when the broker has confirmed the copy."""
+    """Publish messages again, with all their attempts; each leaves the queue when the broker has confirmed the copy."""
     done, refused = 0, 0
     with connect() as office:
         if target is not None and target not in office.app.amqp.queues:
-            raise click.BadParameter(f"{target!r} is no queue; allowed: {', '.join(office.app.amqp.queues)}.")
+            raise click.BadParameter(f"{target!r} is not a queue; allowed:  {', '.join(office.app.amqp.queues)}.")
         for letter in islice(_chosen(office, task_id), limit):
             try:
                 office.replay(letter, target)
@@ -340,7 +340,7 @@ def replay(connect: Connect, /, task_id: str | None, limit: int | None, target: 
     show_default=True,
     help="File that the messages are appended to.",
 )
-@click.option("--yes", is_flag=True, help="Needed: it cannot be undone by a command.")
+@click.option("--yes", is_flag=True, help="Required, because no command can undo this.")
 @click.pass_obj
 def discard(
     connect: Connect,
@@ -351,7 +351,7 @@ def discard(
     keep: Path,
     **_: bool,
 ) -> None:
-    """Take messages out of the queue; each is written to a file first."""
+    """Delete messages from the queue; each is written to a file first."""
     done = 0
     with connect() as office:
         for letter in islice(_chosen(office, task_id), limit):

@@ -161,7 +161,7 @@ class Heartbeat(bootsteps.StartStopStep):
             if now - queue.attended > LEAVE:
                 raise ConnectionResetError(f"this broker has known no consumer of {name} for {LEAVE:.0f} s")
         if now - self._agreed > LEAVE:
-            raise ConnectionResetError(f"this broker has agreed on nothing with the others for {LEAVE:.0f} s")
+            raise ConnectionResetError(f"this broker has not reached a majority of the brokers for {LEAVE:.0f} s")
 
     def _ask(self, c: Any) -> None:
         now = time()

@@ -12,7 +12,7 @@ from holdfast import pulse, watch
 
 @click.group(name="probe")
 def command() -> None:
-    """Prove that a process does its work; exit code 0 when it does, 1 with a sentence when not."""
+    """Check that a process works; exit code 0 if it does, 1 with a reason if not."""
 
 
 @command.command()
@@ -43,7 +43,7 @@ def _judge(kind: str, names: tuple[str, ...]) -> NoReturn:
         if names or (heartbeat and heartbeat.kind == kind)
     }
     if not verdicts:
-        click.echo(f"No {kind} has written a heartbeat to {pulse.directory()}; is one started?")
+        click.echo(f"No {kind} has written a heartbeat to {pulse.directory()}; is one running?")
     for name, problems in verdicts.items():
         heartbeat = found[name]
         notes = heartbeat.notes() if heartbeat and not problems else []

@@ -50,7 +50,7 @@ def refuse(app: Celery) -> None:
             for one in stopping
         ]
         names = ",".join(sorted({one.rule.number for one in stopping}))
-        raise SystemExit("\n".join(["holdfast refuses to start:", *lines, f"To start all the same: {OPT_OUT}={names}"]))
+        raise SystemExit("\n".join(["holdfast refuses to start:", *lines, f"To start anyway: {OPT_OUT}={names}"]))
 
 
 def at_start(app: Celery, check: Callable[[Any], object], *signals: Any) -> None:

@@ -89,14 +89,14 @@ def on_target[F: Callable[..., Any]](command: F) -> F:
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         callback=_take_inventory,
         expose_value=False,
-        help="Folder of an Ansible inventory: break its hosts, not the compose project.",
+        help="Folder of an Ansible inventory: use its hosts instead of the compose project.",
     )
     target = click.option(
         "--target",
         metavar="MODULE:NAME",
         callback=_take_target,
         expose_value=False,
-        help="What returns a target of your own: break that, not the compose project.",
+        help="Class or function that returns a target of your own, instead of the compose project.",
     )
     return inventory(target(command))
 

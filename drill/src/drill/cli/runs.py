@@ -82,7 +82,7 @@ def run(
 
 
 @main.command()
-@click.option("--hours", default=1.0, show_default=True, help="How long; ends after the fault that is under way.")
+@click.option("--hours", default=1.0, show_default=True, help="How long; ends after the current fault.")
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
 @click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
@@ -132,7 +132,7 @@ def calm(places: Places, minutes: float, seed: int, rate: float) -> None:
 def beside(places: Places, command: tuple[str, ...], seed: int, rate: float, publishers: int) -> None:
     """Run COMMAND under load: it must succeed, nothing may be lost, and no publish may fail.
 
-    For what an operator does to a stack in use: drill beside -- make play PLAYBOOK=rolling_restart
+    Use it to test an operation on a stack in use: drill beside -- make play PLAYBOOK=rolling_restart
     """
     if not shutil.which(command[0]):
         raise click.UsageError(f"There is no program {command[0]}. Next: drill beside -- COMMAND")
@@ -156,7 +156,7 @@ def beside(places: Places, command: tuple[str, ...], seed: int, rate: float, pub
 @on_target
 @click.pass_obj
 def heal(places: Places) -> None:
-    """Undo what a killed drill has left: paused, killed, cut off."""
+    """Undo the faults that a killed drill left behind."""
     with places.journal.alone():
         problems = heal_everything(places.stack, places.journal)
     for problem in problems:

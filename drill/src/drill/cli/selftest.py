@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--controls/--no-controls", default=True, help="Run each scenario with all safeguards on, too.")
 @click.pass_obj
 def mutants(places: Places, names: tuple[str, ...], seed: int, *, controls: bool) -> None:
-    """Switch off one safeguard at a time: each drill must turn red, and green with all safeguards on."""
+    """Switch off one safeguard at a time: each drill must fail, and pass with all safeguards on."""
     unknown = [name for name in names if name not in MUTANTS]
     if unknown:
         raise click.UsageError(f"There is no mutant {', '.join(unknown)}; there are {', '.join(MUTANTS)}.")

@@ -95,7 +95,7 @@ def missing(broker: Broker) -> Iterator[str]:
     return each(broker.subject.queues, look)
 
 
-@rule("HF803-no-consumer", Severity.WARNING, loss="tasks wait and nobody runs them", fix="start a worker with -Q")
+@rule("HF803-no-consumer", Severity.WARNING, loss="tasks wait and no worker runs them", fix="start a worker with -Q")
 def no_consumer(broker: Broker) -> Iterator[str]:
     def look(name: str) -> Iterator[str]:
         counts = broker.queue(name)

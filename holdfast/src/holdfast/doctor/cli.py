@@ -23,7 +23,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class CouldNotLookError(click.ClickException):
-    """The application cannot be looked at."""
+    """The application cannot be checked."""
 
     exit_code = 2
 
@@ -31,7 +31,7 @@ class CouldNotLookError(click.ClickException):
 @click.command()
 @click.option("-A", "--app", "path", envvar="HOLDFAST_APP", show_envvar=True, help="The Celery application.")
 @click.option(
-    "--live", "asks", is_flag=True, help="Also ask the broker and the result store that the application names."
+    "--live", "asks", is_flag=True, help="Also query the broker and the result store that the application uses."
 )
 @click.option("--management", envvar="HOLDFAST_MANAGEMENT_URL", help="http://user:password@host:15672, with --live.")
 @click.option(
@@ -40,10 +40,10 @@ class CouldNotLookError(click.ClickException):
     envvar="HOLDFAST_REDIS_URL",
     help="redis:// or rediss://user:password@host of a login that may read the configuration, with --live.",
 )
-@click.option("--supervisor", multiple=True, type=FILE, help="Also look at this supervisor configuration; repeatable.")
-@click.option("--systemd", multiple=True, type=FILE, help="Also look at this systemd unit; repeatable.")
-@click.option("--compose", multiple=True, type=FILE, help="Also look at this compose file; repeatable.")
-@click.option("--ignore", "ignored", multiple=True, metavar="RULE=REASON", help="Leave a rule out, and say why.")
+@click.option("--supervisor", multiple=True, type=FILE, help="Also check this supervisor configuration; repeatable.")
+@click.option("--systemd", multiple=True, type=FILE, help="Also check this systemd unit; repeatable.")
+@click.option("--compose", multiple=True, type=FILE, help="Also check this compose file; repeatable.")
+@click.option("--ignore", "ignored", multiple=True, metavar="RULE=REASON", help="Skip a rule, with the reason.")
 @click.option(
     "--fail-on",
     type=click.Choice(["fatal", "warning", "advice"]),
@@ -52,7 +52,7 @@ class CouldNotLookError(click.ClickException):
     help="The exit code is 1 from this severity on.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--list", "list_rules", is_flag=True, help="List every rule and end.")
+@click.option("--list", "list_rules", is_flag=True, help="List every rule and exit.")
 def command(
     path: str | None,
     management: str | None,
@@ -67,9 +67,9 @@ def command(
     as_json: bool,
     list_rules: bool,
 ) -> None:
-    """Find what a Celery application would lose.
+    """Report what a Celery application can lose.
 
-    Exit code 0: nothing; 1: findings; 2: the application could not be looked at, or a rule could not judge it.
+    Exit code 0: nothing found; 1: findings; 2: the application could not be loaded, or a rule could not judge it.
     """
     if list_rules:
         _list(as_json=as_json)

@@ -69,7 +69,7 @@ def _content(file: Path) -> Any:
     try:
         return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {error}") from error
+        raise ValueError(f"{file} is not YAML: {error}") from error
 
 
 def _extended(services: dict[str, Any], name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def _kept(task: Any) -> bool:
 @rule(
     "HF203-acks-on-failure",
     Severity.WARNING,
-    loss="a task that fails for good is gone from the broker; nobody can replay it",
+    loss="a task that fails permanently is gone from the broker; nobody can replay it",
     fix="task_acks_on_failure = False, with a dead-letter exchange on the queue",
 )
 def acks_on_failure(subject: Subject) -> str | None:
@@ -82,7 +82,7 @@ def prefetch(subject: Subject) -> str | None:
 @rule(
     "HF205-time-limit",
     Severity.WARNING,
-    loss="a task that hangs keeps its process for ever; the broker takes its message away and it runs twice",
+    loss="a task that hangs occupies its process forever; the broker redelivers its message and it runs twice",
     fix="task_time_limit = 1500, below the consumer timeout of the queue",
     see="celery#6760",
 )
@@ -95,7 +95,7 @@ def time_limit(subject: Subject) -> str | None:
 @rule(
     "HF206-soft-limit-order",
     Severity.WARNING,
-    loss="the soft limit never comes: a task is killed without the chance to clean up or retry",
+    loss="the soft limit never applies: a task is killed without the chance to clean up or retry",
     fix="task_soft_time_limit below task_time_limit",
 )
 def soft_limit_order(subject: Subject) -> list[str]:
@@ -129,7 +129,7 @@ def channel_errors(subject: Subject) -> str | None:
 @rule(
     "HF208-gives-up",
     Severity.WARNING,
-    loss="a worker that cannot reach the broker exits after that many attempts and consumes nothing any more",
+    loss="a worker that cannot reach the broker exits after that many attempts and no longer consumes",
     fix="broker_connection_max_retries = None",
 )
 def gives_up(subject: Subject) -> str | None:
@@ -142,7 +142,7 @@ def gives_up(subject: Subject) -> str | None:
 @rule(
     "HF212-heartbeat",
     Severity.WARNING,
-    loss="a frozen broker or a dead worker host is noticed late; its tasks wait meanwhile",
+    loss="a frozen broker or a dead worker host is detected late; its tasks wait meanwhile",
     fix="broker_heartbeat = 10",
     see="celery#3430",
 )
@@ -156,7 +156,7 @@ def heartbeat(subject: Subject) -> str | None:
 @rule(
     "HF213-track-started",
     Severity.WARNING,
-    loss="a blip of Redis when a task starts fails it before it has run, and its message is acknowledged",
+    loss="a short outage of Redis when a task starts fails the task before it runs, and its message is acknowledged",
     fix="task_track_started = False, or the result backend of holdfast.results",
 )
 def track_started(subject: Subject) -> str | None:
@@ -167,7 +167,7 @@ def track_started(subject: Subject) -> str | None:
 @rule(
     "HF214-deduplication",
     Severity.WARNING,
-    loss="a blip of Redis when a task is redelivered fails it without a run, and its message is acknowledged",
+    loss="a short outage of Redis at a redelivery fails the task before it runs, and its message is acknowledged",
     fix="result_backend_always_retry = True, or the result backend of holdfast.results",
 )
 def deduplication(subject: Subject) -> str | None:
@@ -219,7 +219,7 @@ def exclusive_control_queue(subject: Subject) -> str | None:
 @rule(
     "HF218-hard-stop",
     Severity.WARNING,
-    loss="a stop waits for every task, and what the supervisor then kills runs again from the start",
+    loss="a stop waits for every task, and tasks that the supervisor then kills run again from the start",
     fix="worker_soft_shutdown_timeout = 15, with REMAP_SIGTERM=SIGQUIT in the worker's environment",
 )
 def hard_stop(subject: Subject) -> str | None:

@@ -142,7 +142,7 @@ class Cluster:
     "HF811-queue-type",
     Severity.FATAL,
     loss="the queue lives on one node: lost with its disk",
-    fix="declare it anew with x-queue-type quorum",
+    fix="declare it again with x-queue-type quorum",
 )
 def queue_type(cluster: Cluster) -> list[str]:
     return [f"queue {one['name']} is {one.get('type')}" for one in cluster.queues if one.get("type") != "quorum"]
@@ -151,7 +151,7 @@ def queue_type(cluster: Cluster) -> list[str]:
 @rule(
     "HF812-queue-members",
     Severity.WARNING,
-    loss="one more node down and the queue stops, or its only copy is lost",
+    loss="if one more node fails, the queue stops, or its only copy is lost",
     fix="start the missing nodes; rabbitmq-queues grow NODE all",
 )
 def queue_members(cluster: Cluster) -> Iterator[str]:
@@ -164,7 +164,7 @@ def queue_members(cluster: Cluster) -> Iterator[str]:
 @rule(
     "HF813-dead-lettering",
     Severity.FATAL,
-    loss="a task that failed for good, or was redelivered 20 times, is dropped",
+    loss="a task that failed permanently, or was redelivered 20 times, is dropped",
     fix="a policy with delivery-limit and dead-letter-exchange",
 )
 def dead_lettering(cluster: Cluster) -> list[str]:
@@ -203,7 +203,7 @@ def overflow(cluster: Cluster) -> Iterator[str]:
 @rule(
     "HF816-alternate-exchange",
     Severity.WARNING,
-    loss="a task that no queue is bound for is dropped by publishers that do not ask for its return",
+    loss="an unroutable task is dropped when its publisher does not set the mandatory flag",
     fix="a policy with alternate-exchange on the exchange",
 )
 def alternate_exchange(cluster: Cluster) -> Iterator[str]:
@@ -218,7 +218,7 @@ def alternate_exchange(cluster: Cluster) -> Iterator[str]:
 @rule(
     "HF817-consumer-timeout",
     Severity.WARNING,
-    loss="the broker takes a running task away and hands it to another worker",
+    loss="the broker redelivers a running task to another worker",
     fix="consumer-timeout in the policy above task_time_limit",
 )
 def consumer_timeout(cluster: Cluster) -> Iterator[str]:
@@ -232,7 +232,7 @@ def consumer_timeout(cluster: Cluster) -> Iterator[str]:
 @rule(
     "HF818-alarm",
     Severity.FATAL,
-    loss="publishers are blocked on the whole cluster",
+    loss="all publishers of the cluster are blocked",
     fix="free disk or memory there",
 )
 def alarm(cluster: Cluster) -> Iterator[str]:
@@ -245,7 +245,7 @@ def alarm(cluster: Cluster) -> Iterator[str]:
 @rule(
     "HF819-disk-limit",
     Severity.WARNING,
-    loss="the disk is full before the alarm is heard",
+    loss="the disk is full before the alarm is raised",
     fix="disk_free_limit.absolute = 2GB",
 )
 def disk_limit(cluster: Cluster) -> Iterator[str]:
@@ -279,7 +279,7 @@ def queue_expires(cluster: Cluster) -> Iterator[str]:
 @rule(
     "HF822-delivery-limit",
     Severity.WARNING,
-    loss="-1: a task that kills its worker comes back for ever; 0: the first lost worker drops or dead-letters it",
+    loss="-1: a task that kills its worker is redelivered forever; 0: the first lost worker drops or dead-letters it",
     fix="delivery-limit: 20 in the policy",
 )
 def delivery_limit(cluster: Cluster) -> Iterator[str]:
@@ -292,8 +292,8 @@ def delivery_limit(cluster: Cluster) -> Iterator[str]:
 @rule(
     "HF823-dead-letter-target",
     Severity.FATAL,
-    loss="what fails for good is dropped, held back in its queue, or runs again for ever",
-    fix="a dead-letter-exchange that is there, bound to a quorum queue of its own that no worker consumes",
+    loss="a task that fails permanently is dropped, stays in its queue, or runs again forever",
+    fix="an existing dead-letter-exchange, bound to a separate quorum queue that no worker consumes",
 )
 def dead_letter_target(cluster: Cluster) -> Iterator[str]:
     return each(cluster.queues, lambda queue: complaints(cluster, queue))

@@ -42,7 +42,7 @@ def _command_rule() -> Rule:
 @rule(
     "HF601-stopasgroup",
     Severity.FATAL,
-    loss="a stop signals the pool's children too, and they die in the middle of their tasks",
+    loss="a stop signals the pool's children, too, and they die in the middle of their tasks",
     fix="supervisor: stopasgroup = false, killasgroup = true; systemd: KillMode=mixed",
     see="celery#6541",
 )
@@ -55,7 +55,7 @@ def group_stop(program: Program) -> str | None:
 @rule(
     "HF602-killasgroup",
     Severity.WARNING,
-    loss="when the parent is killed its children run on as orphans, beside their own redelivered tasks",
+    loss="when the parent is killed, its children keep running as orphans while their tasks are redelivered",
     fix="supervisor: killasgroup = true; systemd: KillMode=mixed, SendSIGKILL=yes",
 )
 def orphans(program: Program) -> str | None:
@@ -82,7 +82,7 @@ def killed_early(program: Program) -> str | None:
 @rule(
     "HF604-remap-sigterm",
     Severity.ADVICE,
-    loss="SIGTERM waits for every task without a limit, and what is left is then killed",
+    loss="SIGTERM waits for every task without a limit, and the remaining tasks are then killed",
     fix="REMAP_SIGTERM=SIGQUIT in the worker's environment",
 )
 def warm_stop(program: Program) -> str | None:
@@ -108,7 +108,7 @@ def stop_signal(program: Program) -> str | None:
 @rule(
     "HF606-interrupt",
     Severity.WARNING,
-    loss="INT waits for every task without a limit, whatever REMAP_SIGTERM says, and what is left is then killed",
+    loss="INT waits for every task without a limit, despite REMAP_SIGTERM, and the remaining tasks are then killed",
     fix="the stop signal TERM, with REMAP_SIGTERM=SIGQUIT; or QUIT",
 )
 def interrupt(program: Program) -> str | None:
@@ -118,7 +118,7 @@ def interrupt(program: Program) -> str | None:
 @rule(
     "HF607-restart",
     Severity.WARNING,
-    loss="a program that has left stays away, and nobody consumes or sends the schedule",
+    loss="a program that exited is not restarted, and nothing consumes or sends the schedule",
     fix="supervisor: autorestart = true; systemd: Restart=always; compose: restart: unless-stopped",
 )
 def restart(program: Program) -> str | None:
@@ -149,7 +149,7 @@ def _scheduler(program: Program) -> str:
 @rule(
     "HF609-shell-between",
     Severity.WARNING,
-    loss="a stop can end the shell alone: the worker runs on unseen, or is killed in the middle of its tasks",
+    loss="a stop may end only the shell: the worker keeps running unnoticed, or is killed in the middle of its tasks",
     fix="exec before celery, as the last command",
 )
 def shell_between(program: Program) -> str | None:
@@ -160,7 +160,7 @@ def shell_between(program: Program) -> str | None:
 @rule(
     "HF610-detached",
     Severity.FATAL,
-    loss="the program ends at once and its workers run on where nobody stops, restarts or counts them",
+    loss="the program exits at once, and nothing stops, restarts or counts its workers",
     fix="celery worker in the foreground, one program per worker",
 )
 def detached(program: Program) -> str | None:
@@ -174,7 +174,7 @@ def detached(program: Program) -> str | None:
 @rule(
     "HF611-hidden-command",
     Severity.WARNING,
-    loss="no rule on processes was asked about this program",
+    loss="no rule on processes was checked for this program",
     fix="name the file that starts Celery, or write celery worker into the command",
 )
 def hidden_command(program: Program) -> str | None:
@@ -203,7 +203,7 @@ def limits_without_effect(program: Program) -> str | None:
 @rule(
     "HF613-autoscale",
     Severity.ADVICE,
-    loss="the prefetch stays at the highest concurrency: scaled in, messages wait behind busy children",
+    loss="the prefetch count stays at the highest concurrency: after scaling in, messages wait behind busy children",
     fix="--concurrency instead of --autoscale",
     see="celery#9512",
 )
@@ -215,7 +215,7 @@ def autoscale(program: Program) -> str | None:
 @rule(
     "HF614-beat-option",
     Severity.WARNING,
-    loss="one beat is all there can be, and a tick that could not be published is forgotten",
+    loss="only one beat may run, and a tick that could not be published is forgotten",
     fix='beat_scheduler = "holdfast.beat:Scheduler" and no --scheduler (see HF401 on entries kept elsewhere)',
 )
 def beat_option(program: Program) -> str | None:

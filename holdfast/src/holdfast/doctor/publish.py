@@ -29,7 +29,7 @@ def confirm_publish(subject: Subject) -> str | None:
 @rule(
     "HF102-unbounded-confirm",
     Severity.WARNING,
-    loss="delay() hangs for ever on a frozen node or during an alarm",
+    loss="delay() hangs forever on a frozen node or during an alarm",
     fix="holdfast.install(app), or a task_routes function that adds confirm_timeout to every publish",
     see="celery#9259",
 )
@@ -42,7 +42,7 @@ def unbounded_confirm(subject: Subject) -> str | None:
 @rule(
     "HF103-confirm-timeout-ignored",
     Severity.WARNING,
-    loss="the limit is not there: delay() hangs for ever on a frozen node",
+    loss="the limit has no effect: delay() hangs forever on a frozen node",
     fix="confirm_timeout belongs to each message: holdfast.install(app), or a task_routes function",
     see="celery#9259",
 )
@@ -55,7 +55,7 @@ def confirm_timeout_ignored(subject: Subject) -> str | None:
 @rule(
     "HF104-mandatory",
     Severity.WARNING,
-    loss="a task that no queue takes is confirmed all the same, and gone",
+    loss="an unroutable task is confirmed nevertheless, and lost",
     fix='task_annotations = {"*": {"mandatory": True}}, or holdfast.install(app); and an alternate exchange',
     see="celery#9149",
 )
@@ -71,7 +71,7 @@ def mandatory(subject: Subject) -> str | None:
 @rule(
     "HF105-one-broker",
     Severity.WARNING,
-    loss="publishers and workers stand still while that node is down",
+    loss="publishers and workers stop while that node is down",
     fix='broker_url = "amqp://node1/;amqp://node2/;amqp://node3/"',
 )
 def one_broker(subject: Subject) -> str | None:
@@ -94,7 +94,7 @@ def publish_retry_off(subject: Subject) -> str | None:
 @rule(
     "HF107-publish-retry-endless",
     Severity.WARNING,
-    loss="delay() hangs for as long as the broker is away, and with it the web process",
+    loss="delay() hangs for as long as the broker is down, and with it the web process",
     fix='task_publish_retry_policy = {"max_retries": 8, ...}',
     see="celery#4296",
 )
@@ -130,7 +130,7 @@ def publish_retry_short(subject: Subject) -> str | None:
 @rule(
     "HF109-pool-wait",
     Severity.WARNING,
-    loss="when all connections of the pool hang, the next thread waits for one for ever",
+    loss="when all connections of the pool hang, the next thread waits for one forever",
     fix="broker_pool_acquire_timeout = 10",
 )
 def pool_wait(subject: Subject) -> str | None:
@@ -180,7 +180,7 @@ def transient_messages(subject: Subject) -> str | None:
 @rule(
     "HF114-user-timeout",
     Severity.ADVICE,
-    loss="a hiccup of the network of one second cuts every connection, and everything at work runs twice",
+    loss="a network outage of one second closes every connection, and every running task runs twice",
     fix='broker_transport_options = {"socket_settings": {socket.TCP_USER_TIMEOUT: 15000}, ...}',
 )
 def user_timeout(subject: Subject) -> str | None:
@@ -205,7 +205,7 @@ def sent_events(subject: Subject) -> str | None:
 @rule(
     "HF117-unverified-tls",
     Severity.WARNING,
-    loss="whoever is on the way can read and change tasks, or answer in the broker's place",
+    loss="an attacker in the network can read and change tasks, or impersonate the broker",
     fix='broker_use_ssl = {"ca_certs": "/path/ca.pem", "cert_reqs": ssl.CERT_REQUIRED} (ssl_ca_certs and ssl_cert_reqs'
     " for Redis)",
 )
@@ -255,7 +255,7 @@ def always_eager(subject: Subject) -> str | None:
 @rule(
     "HF119-broker-in-memory",
     Severity.WARNING,
-    loss="tasks live in one process or folder and end with it",
+    loss="tasks exist in one process or folder and are lost with it",
     fix='broker_url = "amqp://node1/;amqp://node2/;amqp://node3/"',
 )
 def broker_in_memory(subject: Subject) -> str | None:
@@ -265,7 +265,7 @@ def broker_in_memory(subject: Subject) -> str | None:
 @rule(
     "HF120-unknown-broker",
     Severity.ADVICE,
-    loss="no rule knows what this broker loses; only the rules that hold for every broker were asked",
+    loss="no rule covers this broker; only the rules that apply to every broker were checked",
     fix="RabbitMQ with quorum queues, for which all of this was measured",
 )
 def unknown_broker(subject: Subject) -> str | None:

@@ -26,7 +26,7 @@ def _made(subject: Subject) -> dict[str, str]:
 @rule(
     "HF110-missing-queues-made",
     Severity.WARNING,
-    loss="a typing error in a queue's name makes a queue that nobody reads: its tasks never run",
+    loss="a misspelt queue name creates a queue that no worker reads: its tasks never run",
     fix="task_create_missing_queues = False, with every queue that a route or task names in task_queues",
 )
 def missing_queues_made(subject: Subject) -> str | None:

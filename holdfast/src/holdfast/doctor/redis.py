@@ -156,7 +156,7 @@ def append_fsync(store: Store) -> str | None:
 @rule(
     "HF904-min-replicas",
     Severity.WARNING,
-    loss="a primary that is cut off takes writes that the next one never had",
+    loss="a cut-off primary accepts writes that the next primary never gets",
     fix="min-replicas-to-write 1, min-replicas-max-lag 10",
 )
 def min_replicas(store: Store) -> str | None:
@@ -168,7 +168,7 @@ def min_replicas(store: Store) -> str | None:
 @rule(
     "HF905-eviction",
     Severity.FATAL,
-    loss="what is stored vanishes when memory is full: results and chords, and on a broker tasks",
+    loss="keys are evicted when memory is full: results and chords, and on a broker tasks",
     fix="maxmemory-policy noeviction",
 )
 def eviction(store: Store) -> str | None:
@@ -176,7 +176,7 @@ def eviction(store: Store) -> str | None:
     return None if value in (None, "noeviction") else f"{store.role}: maxmemory-policy is {value}"
 
 
-@rule("HF906-no-replica", Severity.WARNING, loss="a failover has nowhere to go", fix="start the replicas")
+@rule("HF906-no-replica", Severity.WARNING, loss="no replica can take over", fix="start the replicas")
 def no_replica(store: Store) -> str | None:
     count = store.info("replication").get("connected_slaves", 0)
     return None if count else f"{store.role}: no replica is connected"

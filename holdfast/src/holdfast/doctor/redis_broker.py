@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @rule(
     "HF501-redis-broker",
     Severity.WARNING,
-    loss="a message in the hands of a dying worker, or written just before a failover, is lost whatever is set",
+    loss="a message that a dying worker holds, or that was written just before a failover, is lost with any settings",
     fix="RabbitMQ with quorum queues for tasks; keep Redis for results",
     see="celery#4354",
 )
@@ -43,7 +43,7 @@ def visibility_timeout(subject: Subject) -> str | None:
 @rule(
     "HF503-redis-socket-timeout",
     Severity.WARNING,
-    loss="delay() hangs on a connection whose other end is gone",
+    loss="delay() hangs on a connection whose peer is gone",
     fix='broker_transport_options = {"socket_timeout": 5, "socket_connect_timeout": 2, ...}',
     see="celery#10302",
 )
@@ -55,7 +55,7 @@ def redis_socket_timeout(subject: Subject) -> str | None:
 @rule(
     "HF504-one-redis-broker",
     Severity.WARNING,
-    loss="every queue is in one process on one disk",
+    loss="all queues are in one process on one disk",
     fix='broker_url = "sentinel://s1:26379;sentinel://s2:26379;sentinel://s3:26379"',
 )
 def one_redis_broker(subject: Subject) -> str | None:
@@ -69,7 +69,7 @@ def _sentinels(subject: Subject) -> set[str]:
 @rule(
     "HF505-sentinel-master",
     Severity.FATAL,
-    loss="nothing can be published or consumed: Sentinels are asked for a primary without a name",
+    loss="nothing can be published or consumed: clients ask the Sentinels for a primary without a name",
     fix='broker_transport_options = {"master_name": "mymaster", ...}',
     see="kombu#1253",
 )
@@ -81,7 +81,7 @@ def sentinel_master(subject: Subject) -> str | None:
 @rule(
     "HF506-one-sentinel",
     Severity.WARNING,
-    loss="when that Sentinel is away, nobody finds the primary",
+    loss="when that Sentinel is down, no client finds the primary",
     fix="name all Sentinels in broker_url, joined by ;",
 )
 def one_sentinel(subject: Subject) -> str | None:

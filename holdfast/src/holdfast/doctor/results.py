@@ -29,7 +29,7 @@ def always_retry(subject: Subject) -> str | None:
 @rule(
     "HF302-endless-retry",
     Severity.WARNING,
-    loss="a store that stays away holds the worker's main loop and every message for ever",
+    loss="a store that stays down blocks the worker's main loop and every message forever",
     fix="result_backend_max_retries = 60",
     see="celery#9239",
 )
@@ -41,7 +41,7 @@ def endless_retry(subject: Subject) -> str | None:
 @rule(
     "HF303-redis-extra",
     Severity.FATAL,
-    loss="the Redis backend takes no lost connection for one, so it never retries a write",
+    loss="the Redis backend does not recognise a lost connection, so it never retries a write",
     fix='pip install "celery[redis]" (it brings the package "packaging")',
     see="kombu#2524",
 )
@@ -69,7 +69,7 @@ def socket_timeout(subject: Subject) -> str | None:
 @rule(
     "HF305-connect-timeout",
     Severity.WARNING,
-    loss="a dead address eats the time of the whole failover",
+    loss="a connection attempt to a dead address takes longer than the failover",
     fix="redis_socket_connect_timeout = 2",
 )
 def connect_timeout(subject: Subject) -> str | None:
@@ -91,7 +91,7 @@ def one_redis(subject: Subject) -> str | None:
 @rule(
     "HF307-one-sentinel",
     Severity.WARNING,
-    loss="when that Sentinel is away, nobody finds the primary",
+    loss="when that Sentinel is down, no client finds the primary",
     fix="name all Sentinels in result_backend, joined by ;",
     see="celery#5538",
 )
@@ -103,7 +103,7 @@ def one_sentinel(subject: Subject) -> str | None:
 @rule(
     "HF308-sentinel-timeouts",
     Severity.ADVICE,
-    loss="a Sentinel that is cut off is waited for without the limits of the other connections",
+    loss="a client waits for a cut-off Sentinel without the timeouts of its other connections",
     fix='result_backend_transport_options = {"sentinel_kwargs": {"socket_timeout": 1, ...}, ...}',
 )
 def sentinel_timeouts(subject: Subject) -> str | None:
@@ -116,7 +116,7 @@ def sentinel_timeouts(subject: Subject) -> str | None:
 @rule(
     "HF309-unconfirmed-results",
     Severity.WARNING,
-    loss="a result that the primary took and no replica has yet is lost in a failover; NOREPLICAS is not retried",
+    loss="a result that the primary accepted and no replica has yet is lost in a failover; NOREPLICAS is not retried",
     fix='result_backend = "holdfast.results:DurableSentinelBackend+sentinel://..."',
 )
 def unconfirmed_results(subject: Subject) -> str | None:
@@ -128,7 +128,7 @@ def unconfirmed_results(subject: Subject) -> str | None:
 @rule(
     "HF310-rpc-results",
     Severity.WARNING,
-    loss="results are messages to one client: gone with that client, or when read once",
+    loss="results are messages to one client: lost with that client, and after one read",
     fix="a result backend that stores: Redis with Sentinel, or a database",
 )
 def rpc_results(subject: Subject) -> str | None:
@@ -150,7 +150,7 @@ def chord_join(subject: Subject) -> str | None:
 @rule(
     "HF312-sentinel-master",
     Severity.FATAL,
-    loss="no result is stored or read: Sentinels are asked for a primary without a name",
+    loss="no result is stored or read: clients ask the Sentinels for a primary without a name",
     fix='result_backend_transport_options = {"master_name": "mymaster", ...}',
     see="celery#3945",
 )
@@ -163,7 +163,7 @@ def sentinel_master(subject: Subject) -> str | None:
 @rule(
     "HF313-unverified-results",
     Severity.WARNING,
-    loss="whoever is on the way can read and change results, or answer in the store's place",
+    loss="an attacker in the network can read and change results, or impersonate the store",
     fix='redis_backend_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/path/ca.pem"}',
 )
 def unverified_results(subject: Subject) -> list[str]:
@@ -178,7 +178,7 @@ def unverified_results(subject: Subject) -> list[str]:
 @rule(
     "HF314-volatile-results",
     Severity.WARNING,
-    loss="a cache forgets results when it is full, restarted or asked from another process",
+    loss="a cache loses results when it is full or restarts, and other processes may not see them",
     fix="a result backend that stores: Redis with Sentinel, or a database",
 )
 def volatile_results(subject: Subject) -> str | None:

@@ -116,7 +116,7 @@ class Rules:
 
         def register(check: Check) -> Check:
             if name in self._rules:
-                raise ValueError(f"rule {name} is there twice")
+                raise ValueError(f"rule {name} is defined twice")
             self._rules[name] = Rule(name, severity, loss, fix, see, check)
             return check
 

@@ -36,7 +36,7 @@ def shared(name: str) -> bool:
 @rule(
     "HF401-one-beat",
     Severity.WARNING,
-    loss="one beat is all there can be: no tick while its host is down, and two of them send every tick twice",
+    loss="only one beat may run: no tick is sent while its host is down, and two beats send every tick twice",
     fix='beat_scheduler = "holdfast.beat:Scheduler" and two beats; HF405 names the entries that it refuses. It reads'
     " beat_schedule and Redis alone: write django-celery-beat's rows and the like into beat_schedule first",
     see="celery#1495",
@@ -49,7 +49,7 @@ def one_beat(subject: Subject) -> str | None:
 @rule(
     "HF402-lock-timeout",
     Severity.WARNING,
-    loss="when the beat that holds the lock dies, no tick is sent until the lock runs out",
+    loss="when the beat that holds the lock dies, no tick is sent until the lock expires",
     fix="redbeat_lock_timeout = 30, beat_max_loop_interval = 5",
     see="redbeat#271",
 )
@@ -61,7 +61,7 @@ def lock_timeout(subject: Subject) -> str | None:
 @rule(
     "HF403-lock-too-short",
     Severity.WARNING,
-    loss="the lock runs out while its holder sleeps: both beats send ticks",
+    loss="the lock expires while its holder sleeps: both beats send ticks",
     fix="beat_max_loop_interval below a third of redbeat_lock_timeout",
 )
 def lock_too_short(subject: Subject) -> str | None:
@@ -83,7 +83,7 @@ def forgotten_ticks(subject: Subject) -> str | None:
 @rule(
     "HF405-refused-entries",
     Severity.WARNING,
-    loss="the beat of Holdfast leaves these entries out: their task never runs",
+    loss="the beat of Holdfast skips these entries: their tasks never run",
     fix="an interval of 0.1 s or longer; whole seconds with relative=True",
 )
 def refused_entries(subject: Subject) -> str | None:
@@ -121,7 +121,7 @@ def rows_left_behind(subject: Subject) -> str | None:
 @rule(
     "HF407-entry-not-storable",
     Severity.WARNING,
-    loss="beat ends at its start: redbeat stores entries as JSON and knows neither this schedule nor this argument",
+    loss="beat exits at its start: redbeat stores entries as JSON and cannot store this schedule or argument",
     fix="a crontab or interval, and arguments of JSON's own types: str(uuid), str(decimal)",
 )
 def entry_not_storable(subject: Subject) -> str | None:

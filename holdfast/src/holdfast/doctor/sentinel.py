@@ -82,7 +82,7 @@ def _text(address: tuple[str, int]) -> str:
 @rule(
     "HF907-sentinel-quorum",
     Severity.WARNING,
-    loss="no failover when one Sentinel is away, or one by the word of a single Sentinel that is itself cut off",
+    loss="no failover when one Sentinel is down, or one that a single cut-off Sentinel decides",
     fix="three Sentinels, quorum 2",
 )
 def quorum(sentinels: Sentinels) -> Iterator[str]:
@@ -100,7 +100,7 @@ def quorum(sentinels: Sentinels) -> Iterator[str]:
 @rule(
     "HF908-sentinel-down-after",
     Severity.WARNING,
-    loss="too long: every write waits that long for a failover; too short: a pause of the machine is taken for a death",
+    loss="too long: every write waits that long for a failover; too short: a pause of the machine causes a failover",
     fix="sentinel down-after-milliseconds NAME 3000",
 )
 def down_after(sentinels: Sentinels) -> Iterator[str]:
@@ -116,7 +116,7 @@ def down_after(sentinels: Sentinels) -> Iterator[str]:
 @rule(
     "HF909-sentinel-primary",
     Severity.FATAL,
-    loss="who asks this Sentinel finds no primary, or another one than the rest",
+    loss="clients of this Sentinel find no primary, or another one than the other clients",
     fix="sentinel monitor NAME ADDRESS 6379 2 on every Sentinel, with the name of master_name",
 )
 def primary(sentinels: Sentinels) -> Iterator[str]:

@@ -57,7 +57,7 @@ def _load(parser: RawConfigParser, file: Path) -> None:
     try:
         parser.read_string(file.read_text(encoding="utf-8-sig"), str(file))
     except (Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no supervisor configuration: {error}") from error
+        raise ValueError(f"{file} is not a supervisor configuration: {error}") from error
 
 
 def _expand(text: str, known: Mapping[str, str], name: str, *, keep: bool = False) -> str:

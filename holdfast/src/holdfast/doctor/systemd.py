@@ -51,7 +51,7 @@ def _merge(service: dict[str, list[str]], file: Path) -> None:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no unit file: {error}") from error
+        raise ValueError(f"{file} is not a unit file: {error}") from error
     for line in map(str.strip, text.replace("\\\n", " ").splitlines()):
         if line.startswith("["):
             section = line.strip("[]")

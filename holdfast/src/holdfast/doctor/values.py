@@ -62,10 +62,10 @@ def signal_name(value: object, name: str) -> str:
         try:
             return signal.Signals(int(text)).name[3:]
         except ValueError:
-            raise ValueError(f"{name} is {value!r}, which is no signal") from None
+            raise ValueError(f"{name} is {value!r}, which is not a signal") from None
     short = text.removeprefix("SIG")
     if f"SIG{short}" not in signal.Signals.__members__:
-        raise ValueError(f"{name} is {value!r}, which is no signal")
+        raise ValueError(f"{name} is {value!r}, which is not a signal")
     return short
 
 

@@ -40,7 +40,7 @@ def outdated() -> list[str]:
 @rule(
     "HF701-versions",
     Severity.FATAL,
-    loss="workers stop consuming after a reconnect, or are refused their queues by RabbitMQ 4.3",
+    loss="workers stop consuming after a reconnect, or RabbitMQ 4.3 refuses their queues",
     fix='pip install "celery[redis]>=5.7" "kombu>=5.7" "amqp>=5.4.2"',
     see="celery#10290",
 )

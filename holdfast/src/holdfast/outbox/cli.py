@@ -51,14 +51,14 @@ def open_engine(url: str) -> Engine:
 @click.option("--database-url", envvar="HOLDFAST_OUTBOX_URL", required=True, help="SQLAlchemy URL of the outbox.")
 @click.pass_context
 def command(context: click.Context, database_url: str) -> None:
-    """Look into the outbox; release or discard the rows that were refused too often."""
+    """Show the state of the outbox; release or discard parked rows."""
     context.obj = open_engine(database_url)
 
 
 @command.command()
 @click.pass_obj
 def status(engine: Engine) -> None:
-    """Print how much waits, as JSON."""
+    """Print the number of waiting and parked rows, as JSON."""
     with engine.connect() as connection:
         click.echo(json.dumps(asdict(store.backlog(connection)), default=str))
 
@@ -82,7 +82,7 @@ def list_parked(engine: Engine, *, as_json: bool) -> None:
 @click.argument("ids", nargs=-1, type=int, required=True)
 @click.pass_obj
 def release(engine: Engine, ids: tuple[int, ...]) -> None:
-    """Let parked rows be tried again, by the number that `list` shows."""
+    """Let the relay try parked rows again, by the number that `list` shows."""
     with engine.begin() as connection:
         click.echo(f"{store.release(connection, ids)} released.")
 
@@ -92,6 +92,6 @@ def release(engine: Engine, ids: tuple[int, ...]) -> None:
 @click.confirmation_option(prompt="The tasks in these rows will never run. Discard them?")
 @click.pass_obj
 def discard(engine: Engine, ids: tuple[int, ...]) -> None:
-    """Delete parked rows for good, by the number that `list` shows."""
+    """Delete parked rows permanently, by the number that `list` shows."""
     with engine.begin() as connection:
         click.echo(f"{store.discard(connection, ids)} discarded.")

@@ -92,7 +92,7 @@ class Relay:
             try:
                 done = self.once()
             except DBAPIError as error:
-                logger.warning("the outbox cannot be read or written, trying again: %s", error)
+                logger.warning("the outbox cannot be read or written, retrying: %s", error)
                 pause = TROUBLE_PAUSE
                 continue
             self.metrics.passed()
@@ -197,11 +197,11 @@ def _text(words: str) -> str:
     help="SQLAlchemy URL of the database with the outbox; `ps` does not show it when given as HOLDFAST_OUTBOX_URL.",
 )
 @click.option("--metrics", default="127.0.0.1:9539", show_default=True, help="Address of /metrics and /healthz.")
-@click.option("--batch", default=500, show_default=True, type=click.IntRange(1), help="Rows of one pass.")
+@click.option("--batch", default=500, show_default=True, type=click.IntRange(1), help="Rows per pass.")
 @click.option(
     "--lease", default=60.0, show_default=True, help="Seconds until the rows of a killed relay are due again."
 )
-@click.option("--poll", default=0.5, show_default=True, help="Seconds between two looks at an empty outbox.")
+@click.option("--poll", default=0.5, show_default=True, help="Seconds between two checks of an empty outbox.")
 def command(*, path: str, database_url: str, metrics: str, batch: int, lease: float, poll: float) -> None:
     """Publish the tasks that are in the outbox; SIGTERM ends it after the pass that has begun."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -212,7 +212,7 @@ def command(*, path: str, database_url: str, metrics: str, batch: int, lease: fl
     engine = open_engine(database_url)
     host, _, port = metrics.rpartition(":")
     if not port.isdecimal():
-        raise click.BadParameter(f"{metrics!r} is no address; allowed is HOST:PORT, for instance 127.0.0.1:9539.")
+        raise click.BadParameter(f"{metrics!r} is not an address; allowed is HOST:PORT, for instance 127.0.0.1:9539.")
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

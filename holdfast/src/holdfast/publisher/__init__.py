@@ -87,5 +87,5 @@ def publisher_of(app: Celery) -> Publisher:
         TypeError: :func:`install` was not called for the app.
     """
     if not isinstance(app.amqp, DurableAMQP):
-        raise TypeError(f"app {app.main!r} publishes the stock way; call holdfast.install(app) where it is made")
+        raise TypeError(f"app {app.main!r} publishes with stock Celery; call holdfast.install(app) where it is created")
     return app.amqp.publisher()

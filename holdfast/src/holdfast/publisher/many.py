@@ -49,7 +49,7 @@ def iter_publish(
     """
     amqp = app.amqp
     if not isinstance(amqp, DurableAMQP):
-        raise TypeError(f"app {app.main!r} publishes the stock way; call holdfast.install(app) where it is made")
+        raise TypeError(f"app {app.main!r} publishes with stock Celery; call holdfast.install(app) where it is created")
     if amqp.producer_pool.connections.connection.transport.driver_type != "amqp":
         raise TypeError("publish_many needs confirms, which only AMQP brokers give; publish one by one on this broker")
     return Pipeline(amqp.publisher(), window, deadline).run(_wires(app, signatures))

@@ -282,7 +282,7 @@ class DurableSentinelBackend(ChordBackend):
         """
         hasty = not get_current_task()
         if hasty and monotonic() < self._down_until:
-            raise PutBack(f"{what} cannot be stored: the result store was away a moment ago")
+            raise PutBack(f"{what} cannot be stored: the result store was down a moment ago")
         try:
             yield
         except (RedisError, OSError, SoftTimeLimitExceeded) as error:
@@ -294,7 +294,7 @@ class DurableSentinelBackend(ChordBackend):
         except ResultRefused as refused:
             raise ResultRefused(f"{what} can never be stored: {refused}") from refused
         except DecodeError as error:
-            raise ResultRefused(f"{what} can never be stored, what is there already is no state: {error}") from error
+            raise ResultRefused(f"{what} can never be stored, what is stored is not a state: {error}") from error
 
     # -- reading
 
