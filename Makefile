@@ -1,11 +1,11 @@
-# Every verb is one line into a script. `make` alone lists them.
+# Every target calls one script in one line. `make` alone lists the targets.
 .DEFAULT_GOAL := help
 .PHONY: bench drill help up down clean status monitor logs passwords secrets render reference site pins audit test test-all test-long test-next test-production lint env lab lab-down play
 
-help: ## list the verbs
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-up: ## start the whole stack and count its first deliveries (BROKER=redis: Redis as the broker)
+up: ## start the whole stack and check its first deliveries (BROKER=redis: Redis as the broker)
 	@BROKER=$(BROKER) scripts/up
 
 down: ## stop the stack, keep its data
@@ -41,7 +41,7 @@ site: env ## build the documentation as a site in build/site and check every lin
 pins: env ## check which pinned versions are still maintained, and until when
 	@.venv/bin/python scripts/pins
 
-audit: env ## build/sbom.json (CycloneDX), and what is known against the locked releases
+audit: env ## write build/sbom.json (CycloneDX) and report known vulnerabilities of the locked releases
 	@scripts/audit
 
 lab: env ## start bare Debian hosts in containers for Ansible: those of ansible/inventories/lab
@@ -53,7 +53,7 @@ lab-down: ## remove the lab hosts with everything on them
 play: env ## run a playbook on your hosts (PLAYBOOK=site INVENTORY=yours ARGS="--check"; the lab by default)
 	@scripts/play $(or $(PLAYBOOK),site) $(ARGS)
 
-test: ## run the static checks, the unit tests, and the guarantee on the stack while it is broken on purpose
+test: ## run the static checks, the unit tests, and the tests of the guarantee, which break the stack on purpose
 	@scripts/test
 
 test-all: ## run what make test leaves out: every other test on the stack, then the playbooks on bare hosts
@@ -62,10 +62,10 @@ test-all: ## run what make test leaves out: every other test on the stack, then 
 test-long: env ## run the tests that break the running stack many times (make up first)
 	@.venv/bin/pytest -m long
 
-test-next: env ## the library's unit tests with the newest celery, kombu and redis-py, pre-releases too; reports only
+test-next: env ## run the library's unit tests with the newest celery, kombu and redis-py, pre-releases too; reports only
 	@scripts/test-next
 
-test-production: env ## run every playbook on bare hosts in containers, those that stop something under load (STEPS="site drill")
+test-production: env ## run every playbook on bare hosts in containers, under load where servers stop (STEPS="site drill")
 	@scripts/test-production $(STEPS)
 
 drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)
@@ -74,7 +74,7 @@ drill: env ## break the running stack on purpose and count what was lost (SET=sm
 bench: env ## measure what durability costs on the running stack: ratios as a table and JSON (CASES="group_commit ...")
 	@.venv/bin/python -m bench $(CASES)
 
-lint: env ## run the static checks alone
+lint: env ## run only the static checks
 	@scripts/lint
 
 env: ## create .venv for tests, checks and rendering

@@ -117,7 +117,7 @@ def _connection(given: _Given) -> dict[str, Any]:
         "broker_connection_max_retries": None,  # a worker never gives up; by default it exits after 100 attempts
         "broker_connection_retry_on_startup": True,  # a worker may start before the broker does
         "broker_channel_error_retry": True,  # a channel error reconnects; by default it ends the worker (celery#6760)
-        # seconds; no thread waits for ever for a connection that another one hangs on
+        # seconds; no thread waits forever for a connection in which another thread hangs
         "broker_pool_acquire_timeout": 10,
     }
 
@@ -127,7 +127,7 @@ def _publishing() -> dict[str, Any]:
     return {
         "broker_transport_options": {
             "confirm_publish": True,  # a publish returns when a majority of the queue has it on disk (celery#5410)
-            "socket_settings": {  # py-amqp's default of 1000 ms turns a hiccup into redelivery of everything
+            "socket_settings": {  # py-amqp's default of 1000 ms makes a short outage redeliver everything
                 getattr(socket, "TCP_USER_TIMEOUT", 18): 15_000,
                 # publishers have no heartbeat: the kernel finds their dead peers
                 getattr(socket, "TCP_KEEPIDLE", 4): 10,
@@ -153,7 +153,7 @@ def _topology(given: _Given) -> dict[str, Any]:
         "task_default_exchange_type": "topic",  # on a direct exchange a countdown waits in a worker's memory
         "task_default_routing_key": given.queue_names[0],
         "task_default_queue_type": "quorum",  # also for a queue that an adopting application describes by name only
-        # a typing error raises; by default it creates a queue on one node that nobody reads
+        # a misspelt name raises; by default it creates a queue on one node that no worker reads
         "task_create_missing_queues": False,
         "task_routes": (routing.Router(given.queue_names[0]),),
         "imports": given.imports,  # beside the modules that the application includes; the local stack adds the drill's
@@ -168,26 +168,26 @@ def _execution(given: _Given) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         # a final failure is rejected into the dead-letter queue, where it can be replayed
         "task_acks_on_failure": False,
-        "task_acks_on_timeout": False,  # a run cut by the hard limit is not done: back to the queue, in the end `dead`
-        # seconds; below the broker's consumer timeout, which takes a running task away
+        "task_acks_on_timeout": False,  # a run that the hard limit ends is requeued, and finally goes to `dead`
+        # seconds; below the broker's consumer timeout, after which it redelivers a running task
         "task_time_limit": given.time_limit,
         # seconds; the task's own chance to clean up or retry
         "task_soft_time_limit": max(1, given.time_limit * 14 // 15),
         # a crash costs only what was running; each return counts towards the delivery limit
         "worker_prefetch_multiplier": 1,
-        # their messages are handed out again: no two run at once
+        # their messages are redelivered, so the first run must not go on
         "worker_cancel_long_running_tasks_on_connection_loss": True,
-        # True forgets the chord of a task that died between result and chord count
+        # True loses the chord count of a task that died between its result and the count
         "worker_deduplicate_successful_tasks": False,
         "worker_soft_shutdown_timeout": 15,  # seconds; no heartbeat is sent meanwhile, so below twice broker_heartbeat
         # KiB; a child is replaced between tasks before the kernel kills it in one
         "worker_max_memory_per_child": 400_000,
         # seconds; the default of 4 kills children of a worker that starts on a busy machine
         "worker_proc_alive_timeout": 30,
-        # a limited task waits unacknowledged in memory and burns its delivery limit
+        # a rate-limited task waits unacknowledged in memory, and each restart counts towards its delivery limit
         "worker_disable_rate_limits": True,
-        "task_track_started": False,  # a failed write of STARTED fails the task before it ran
-        # dead-letters what it cannot read, waits for nothing without bound
+        "task_track_started": False,  # a failed write of STARTED fails the task before it runs
+        # dead-letters unreadable messages; none of its waits is unlimited
         "worker_consumer": "holdfast.consumer:Consumer",
         # for Flower; sent without waiting, and dropped while an alarm blocks publishers
         "worker_send_task_events": True,
@@ -199,14 +199,14 @@ def _messages() -> dict[str, Any]:
     return {
         "task_serializer": "json",
         "result_serializer": "json",
-        "accept_content": ["json"],  # pickle would run code of whoever can publish
+        "accept_content": ["json"],  # pickle would let anyone who can publish run code
     }
 
 
 def _results(given: _Given) -> dict[str, Any]:
     """Return how results are stored."""
     return {
-        # stored means on the replicas' disks, too
+        # a result counts as stored when it is on the replicas' disks, too
         "result_backend": f"holdfast.results:DurableSentinelBackend+{given.result_url}",
         "result_backend_transport_options": {
             **given.sentinel,
@@ -214,7 +214,7 @@ def _results(given: _Given) -> dict[str, Any]:
         },
         "redis_backend_use_ssl": given.tls.redis() if given.tls else None,
         "redis_socket_timeout": REDIS_TIMEOUT,
-        "redis_socket_connect_timeout": 2,  # seconds; a dead address must not eat the failover time
+        "redis_socket_connect_timeout": 2,  # seconds; a dead address must not delay the failover
         "redis_socket_keepalive": True,  # the kernel finds the dead peer of a silent waiting reader (celery#4857)
         "redis_backend_health_check_interval": 15,  # seconds; an idle connection is checked before it is used
         "result_expires": 24 * 3600,  # seconds
@@ -228,13 +228,13 @@ def _beat(given: _Given) -> dict[str, Any]:
     """Return the settings of beat: two of them, one lock."""
     sentinels = [urlsplit(url) for url in environment.split_urls(given.schedule_url)]
     return {
-        # schedule and last runs live in Redis; a tick counts when a broker has it
+        # schedule and last runs are in Redis; a tick is done when a broker has acknowledged it
         "beat_scheduler": "holdfast.beat:Scheduler",
         "beat_max_loop_interval": 5,  # seconds
         "redbeat_lock_timeout": 30,  # seconds; the standby takes over within 35 (by default 25 minutes: redbeat#271)
-        # only says that the options below hold (without it redbeat reads broker_url)
+        # makes redbeat use the options below; without it redbeat reads broker_url
         "redbeat_redis_url": "redis-sentinel://",
-        # without it redbeat takes broker_use_ssl, which is RabbitMQ's
+        # without it redbeat uses broker_use_ssl, which is for RabbitMQ
         "redbeat_redis_use_ssl": given.tls.redis() if given.tls else None,
         "redbeat_redis_options": {
             "sentinels": [(url.hostname, url.port or 26379) for url in sentinels],
