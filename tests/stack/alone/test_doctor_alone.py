@@ -68,7 +68,8 @@ def rabbit() -> Iterator[Server]:
     """A RabbitMQ of one node, with a user of its own and the queues of NAMES, each under a policy of its name."""
     server = Server("rabbitmq:4.3.6-management")
     try:
-        wait_until(lambda: server.answers("rabbitmqctl", "await_startup"), "RabbitMQ runs", deadline=120)
+        # not asked by a command: one that comes before the server makes a cookie that the server may not read
+        wait_until(lambda: "Time to start RabbitMQ" in docker("logs", server.name), "RabbitMQ runs", deadline=120)
         server.run("rabbitmqctl", "add_user", "doctor", "doctor")
         server.run("rabbitmqctl", "set_permissions", "doctor", ".*", ".*", ".*")
         server.run("rabbitmqctl", "set_user_tags", "doctor", "administrator")
