@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hypothesis import settings
+
 import drill  # noqa: F401 - as above
 import holdfast  # noqa: F401 - as above
 
 if TYPE_CHECKING:
     import pytest
+
+settings.register_profile("holdfast", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("holdfast")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

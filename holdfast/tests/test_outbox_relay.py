@@ -50,7 +50,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes=st.lists(st.integers(1, 4), max_size=6), data=st.data())
 def test_what_is_deleted_is_what_was_acknowledged(sizes: list[int], data: st.DataObject) -> None:
     engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})

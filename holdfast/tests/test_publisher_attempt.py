@@ -112,7 +112,7 @@ def verdict(error: NotAcknowledged | None) -> object:
 
 
 @given(st.lists(ANSWERS, max_size=7), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_alone_and_in_a_bulk_a_message_takes_the_same_way(answers: list[Answer], declares: bool) -> None:
     one, many = Scripted(answers, declares=declares), Scripted(answers, declares=declares)
     assert verdict(single(one)) == verdict(bulk(many))
@@ -122,7 +122,7 @@ def test_alone_and_in_a_bulk_a_message_takes_the_same_way(answers: list[Answer],
 
 
 @given(st.lists(ANSWERS, max_size=7))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_every_way_keeps_to(answers: list[Answer]) -> None:
     nodes = Scripted(answers, declares=False)
     error = single(nodes)

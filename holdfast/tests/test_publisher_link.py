@@ -439,7 +439,7 @@ def test_bulk_gives_each_message_its_own_outcome() -> None:
             session.ack(tag)
 
     with peers(script) as (publisher, _):
-        outcomes = list(publisher.publish_all((message(n) for n in range(400)), window=37, deadline=1.0))
+        outcomes = list(publisher.publish_all((message(n) for n in range(400)), window=37, deadline=5.0))
     assert sorted(outcome.index for outcome in outcomes) == list(range(400))
     wanted: dict[str, type | None] = {"ack": None, "nack once": None, "return": Unroutable, "nack": Nacked}
     for outcome in outcomes:

@@ -100,7 +100,7 @@ OURS = make_app()
 install(OURS)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(args=st.lists(values, max_size=4), kwargs=st.dictionaries(st.text(max_size=8), values, max_size=3))
 def test_a_template_gives_the_message_of_stock_celery(args: list[Any], kwargs: dict[str, Any]) -> None:
     first, second = (OURS.tasks["add"].s(n).set(task_id=str(n) * 36) for n in range(2))
