@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tarfile
 import tomllib
@@ -93,3 +94,11 @@ def test_the_check_and_render_run_from_the_installed_collection(installed: Path)
     run(installed, "ansible-playbook", "-i", str(example), "holdfast.stack.render", "-e", f"render_dir={out}")
     assert "listeners.ssl.default" in (out / "rabbitmq/rabbitmq.conf").read_text()
     assert "HOLDFAST_BROKER_URL=amqps://" in (out / "secret/app.env").read_text()
+
+
+def test_every_playbook_that_a_program_of_ours_runs_is_there() -> None:
+    sources = [*(ROOT / "drill/src").rglob("*.py"), ROOT / "scripts/test-production", ROOT / "Makefile"]
+    text = "\n".join(path.read_text() for path in sources)
+    named = set(re.findall(r'scripts/play(?:"\), "| )([a-z_]+(?:/[a-z_]+)?)', text))
+    assert {"parts/describe", "site", "deploy"} <= named
+    assert [name for name in named if not (ROOT / f"ansible/playbooks/{name}.yml").exists()] == []

@@ -172,7 +172,7 @@ def describe(inventory: Path, state: Path) -> None:
     Raises:
         TargetError: it cannot read the inventory.
     """
-    command = [str(ROOT / "scripts/play"), "drill/describe", "--extra-vars", f"render_dir={state}"]
+    command = [str(ROOT / "scripts/play"), "parts/describe", "--extra-vars", f"render_dir={state}"]
     variables = os.environ | {"INVENTORY": str(inventory)}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
