@@ -251,9 +251,9 @@ def test_what_is_changed_while_beat_runs_is_taken_up(alone: Alone) -> None:
         wait_until(lambda: runs("off") >= count + 2, "it is on again", 30)
         make("slower", 0.5)
         wait_until(lambda: runs("slower") >= at["slower"] + 3, "it is quick again", 30)
-        # what was off or slower in between makes nothing up: two ticks a second since then, and those under way
-        caught_up = max(runs("off") - count, runs("slower") - at["slower"])
-        assert caught_up <= 2 * (time.monotonic() - began) + 3
+        # What was off makes nothing up: two ticks a second since then, and those under way. What was slower may: beat
+        # looks at it again when it is due or at the next review, so a change taken back by then did not happen.
+        assert runs("off") - count <= 2 * (time.monotonic() - began) + 3
         assert beat.alive
 
 
