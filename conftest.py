@@ -21,5 +21,5 @@ settings.load_profile("holdfast")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the test of upstream's inside be the first: after an upgrade it names what the others only stumble over."""
+    """Run the test of upstream internals first: after an upgrade it names what makes the others fail."""
     items.sort(key=lambda item: item.path.name != "test_upstream.py")

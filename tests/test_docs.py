@@ -72,3 +72,14 @@ def test_the_site_loads_nothing_from_another_host(tmp_path: Path) -> None:
 
     assert len(pages) > 20
     assert {name: found for name, found in pages.items() if found} == {}
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)[`\[]", (ROOT / "docs/explanation/threat-model.md").read_text()))
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert named
+    assert named - defined == set()

@@ -151,14 +151,14 @@ def test_results_are_of_the_application_alone(trio: Trio, user: str) -> None:
                 thief.get("celery-task-meta-secret")
 
 
-def test_nobody_but_a_sentinel_tells_of_another_primary(trio: Trio) -> None:
+def test_only_a_sentinel_can_announce_another_primary(trio: Trio) -> None:
     for user in (*STOLEN, "admin"):
         with trio.login(user) as thief, pytest.raises(NoPermissionError):
             thief.publish(*trio.forged())
     assert trio.known_primary() == ("127.0.0.1", trio.primary)
 
 
-def test_the_forged_word_would_move_the_primary_if_a_login_could_say_it(trio: Trio) -> None:
+def test_a_forged_hello_moves_the_primary_when_a_login_may_publish_it(trio: Trio) -> None:
     """The control, and the last test here: it ends the set. Before, the application's login had all channels."""
     trio.login("admin").execute_command("ACL", "SETUSER", "worker", "allchannels")
     assert trio.login("worker").publish(*trio.forged()) > 0
