@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
+from celery_doctor import cli as doctor
 from drill import cli as drill
 from holdfast import cli as holdfast
 from webhooks import cli as webhooks
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-OURS = {"drill": drill.main, "holdfast": holdfast.main, "webhooks": webhooks.main}
+OURS = {"celery-doctor": doctor.command, "drill": drill.main, "holdfast": holdfast.main, "webhooks": webhooks.main}
 PLACES = drill.Places.of_project("holdfast", ROOT / "build")  # what the options of the drill look into
 COMPOSE = {"up", "down", "ps", "stop", "start", "restart", "logs", "exec", "run", "config", "pull", "build"}
 SUPERVISOR = {"status", "start", "stop", "restart", "signal", "update"}

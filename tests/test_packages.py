@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PATH = f"{os.environ['PATH']}{os.pathsep}{ROOT / 'build/uv/bin'}"  # where scripts/env puts uv
 PARTS = {  # distribution: its package and where that lies
+    "celery-doctor": ("celery_doctor", "doctor/src"),
     "celery-holdfast": ("holdfast", "holdfast/src"),
     "holdfast-webhooks": ("webhooks", "app/src"),
     "holdfast-drill": ("drill", "drill/src"),
@@ -65,6 +66,11 @@ def file_of(folder: Path, name: str, ending: str) -> Path:
     return found
 
 
+def install(python: Path, built: Path, target: str) -> subprocess.CompletedProcess[str]:
+    """Install a package as from an index that has the other parts, too."""
+    return run("uv", "pip", "install", "--quiet", "--python", python, "--find-links", built, target)
+
+
 def metadata_of(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -99,6 +105,16 @@ def test_the_library_says_what_it_is(built: Path) -> None:
     assert "pip install celery-holdfast" in about.get_payload()
 
 
+def test_the_doctor_brings_nothing(built: Path, tmp_path: Path) -> None:
+    wheel = file_of(built, "celery-doctor", ".whl")
+    assert metadata_of(wheel)["Requires-Python"] == ">=3.9"
+    python = tmp_path / "venv/bin/python"
+    run("uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
+    run("uv", "pip", "install", "--quiet", "--python", python, "--no-index", wheel)
+    listed = run("uv", "pip", "list", "--python", python, "--format", "freeze").stdout.split()
+    assert [entry.partition("=")[0] for entry in listed] == ["celery-doctor"]
+
+
 @pytest.mark.parametrize("name", ["holdfast-webhooks", "holdfast-drill"])
 def test_what_is_not_meant_for_an_index_is_refused_by_it(built: Path, name: str) -> None:
     assert "Private :: Do Not Upload" in metadata_of(file_of(built, name, ".whl")).get_all("Classifier", [])
@@ -110,7 +126,7 @@ def test_an_empty_environment_gets_what_the_extra_promises(built: Path, tmp_path
     target = f"celery-holdfast[{extra}] @ {wheel.as_uri()}" if extra else str(wheel)
     python = tmp_path / "venv/bin/python"
     assert run("uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv").returncode == 0
-    done = run("uv", "pip", "install", "--quiet", "--python", python, target)
+    done = install(python, built, target)
     assert done.returncode == 0, done.stderr
     for code in (*ALWAYS, *PROMISES.get(extra or "", ())):
         done = run(python, "-I", "-c", code)
@@ -125,7 +141,7 @@ def test_an_empty_environment_gets_what_the_extra_promises(built: Path, tmp_path
 def test_a_port_for_metrics_without_the_extra_is_an_error(built: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv/bin/python"
     run("uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
-    run("uv", "pip", "install", "--quiet", "--python", python, str(file_of(built, "celery-holdfast", ".whl")))
+    install(python, built, str(file_of(built, "celery-holdfast", ".whl")))
     done = run(python, "-c", ALWAYS[0], HOLDFAST_METRICS_PORT="9549")
     assert "pip install 'celery-holdfast[metrics]'" in done.stderr
 
@@ -133,7 +149,7 @@ def test_a_port_for_metrics_without_the_extra_is_an_error(built: Path, tmp_path:
 def test_a_command_without_its_extra_ends_in_one_sentence(built: Path, tmp_path: Path) -> None:
     run("uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
     python = tmp_path / "venv/bin/python"
-    run("uv", "pip", "install", "--quiet", "--python", python, str(file_of(built, "celery-holdfast", ".whl")))
+    install(python, built, str(file_of(built, "celery-holdfast", ".whl")))
     done = run(tmp_path / "venv/bin/holdfast", "relay", "--help")
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "pip install 'celery-holdfast[outbox]'" in done.stderr

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from holdfast.doctor.redis import Store, has_fixes, version
-from holdfast.doctor.rules import NotAllowedError
+from celery_doctor.redis import Store, has_fixes, version
+from celery_doctor.rules import NotAllowedError
 
 if TYPE_CHECKING:
     from types import ModuleType

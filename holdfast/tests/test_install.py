@@ -17,9 +17,9 @@ from celery.signals import worker_init
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
 
+from celery_doctor import examine
 from holdfast import consumer, events, publisher, request, routing
 from holdfast.app import install
-from holdfast.doctor import examine
 from holdfast.metrics.request import Request
 from holdfast.publisher import publisher_of
 from holdfast.publisher.seam import DurableAMQP

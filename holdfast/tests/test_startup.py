@@ -123,12 +123,12 @@ def test_a_warning_rule_that_cannot_judge_stops_no_worker() -> None:
 
 BROKEN_RULE = """
 from celery import Celery
-from holdfast import doctor, startup
-from holdfast.doctor.rules import settings_rules
+from celery_doctor.rules import Severity, settings_rules
+from holdfast import startup
 app = Celery("test", broker="memory://", backend="cache+memory://")
 app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
 
-@settings_rules("HF299-broken", doctor.Severity.FATAL, loss="", fix="")
+@settings_rules("HF299-broken", Severity.FATAL, loss="", fix="")
 def broken(_):
     raise {error}
 

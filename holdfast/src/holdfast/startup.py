@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.signals import beat_init, worker_init
 
-from holdfast import doctor
-from holdfast.doctor import Severity, State, versions
+from celery_doctor import Severity, State, examine, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +25,7 @@ def check_versions() -> None:
     """Check that the installed Celery, kombu and py-amqp are recent enough.
 
     Raises:
-        StartupError: one is older than :data:`holdfast.doctor.versions.MINIMUM`.
+        StartupError: one is older than :data:`celery_doctor.versions.MINIMUM`.
     """
     old = versions.outdated()
     if old:
@@ -40,7 +39,7 @@ def refuse(app: Celery) -> None:
         SystemExit: a fatal rule does not pass and :data:`OPT_OUT` does not name it.
     """
     allowed = {name.strip() for name in os.environ.get(OPT_OUT, "").split(",")}
-    findings = doctor.examine(app, lambda rule: rule.severity is Severity.FATAL)
+    findings = examine(app, lambda rule: rule.severity is Severity.FATAL)
     stopping = [one for one in findings if not {one.rule.id, one.rule.number} & allowed]
     if stopping:
         lines = [

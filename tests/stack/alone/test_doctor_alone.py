@@ -10,8 +10,8 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Queue
 
-from holdfast.doctor import State, live
-from holdfast.doctor.subject import Subject
+from celery_doctor import State, live
+from celery_doctor.subject import Subject
 
 from ..stack import wait_until
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from holdfast.doctor.management import Management
+from celery_doctor.management import Management
 
 from ..stack import ROOT, wait_until
 

@@ -1,0 +1,182 @@
+"""What a running Redis shows, as result store or broker, to the application's own login or one that sees more."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from celery_doctor.rules import NotAllowedError, Severity
+from celery_doctor.rules import redis_rules as rule
+from celery_doctor.versions import number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_doctor.subject import Subject
+
+# The lowest version of each line with the known fixes, and packages of distributions that have them: compose/pins.yaml
+FIXED = ((8, 2, 9), (8, 4, 6), (8, 6, 6), (8, 8, 2), (8, 10, 1))
+PACKAGES = ("8.0.6-3",)
+SECONDS = 10  # that the server has for each answer
+
+
+class Store:
+    """A Redis primary that an application uses.
+
+    Args:
+        role: how messages name it: ``result store`` or ``broker``.
+        connect: returns a client.
+    """
+
+    def __init__(self, role: str, connect: Callable[[], Any]) -> None:
+        self.role = role
+        self._connect = connect
+        self._kept: dict[str, Any] = {}
+
+    def info(self, section: str) -> dict[str, Any]:
+        """Return a section of INFO.
+
+        Raises:
+            NotAllowedError: the login may not ask.
+            redis.exceptions.RedisError: the server does not answer.
+        """
+        found: dict[str, Any] = self._ask(section, lambda client: client.info(section))
+        return found
+
+    def configured(self, name: str) -> str | None:
+        """Return a value of the configuration, None when the server does not know the name; errors as for ``info``."""
+        found = self._ask(f"config {name}", lambda client: client.config_get(name).get(name))
+        return None if found is None else str(found)
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._connect()
+
+    def _ask(self, key: str, question: Callable[[Any], Any]) -> Any:
+        """Ask once; an error is kept like an answer, so that a server that is away is waited for once."""
+        from redis.exceptions import ConnectionError as AwayError  # noqa: PLC0415 - only for Redis
+        from redis.exceptions import NoPermissionError, ResponseError  # noqa: PLC0415 - as above
+
+        if "away" in self._kept:
+            raise self._kept["away"]
+        if key not in self._kept:
+            try:
+                self._kept[key] = question(self._client)
+            except (NoPermissionError, ResponseError) as error:
+                if isinstance(error, AwayError):
+                    raise
+                self._kept[key] = NotAllowedError(
+                    f"{self.role}: the login may not read this ({error}); name one that may by --redis URL"
+                )
+            except Exception as error:
+                self._kept["away"] = error
+                raise
+        if isinstance(self._kept[key], Exception):
+            raise self._kept[key]
+        return self._kept[key]
+
+
+def result_store(subject: Subject, url: str | None = None) -> Store:
+    """Return the result store of an application.
+
+    Args:
+        subject: the application.
+        url: of the primary with a login that may read its configuration; by default the application's own.
+    """
+
+    def connect() -> Any:
+        from redis import Redis  # noqa: PLC0415 - only for Redis
+
+        if url:
+            files = (subject.get("redis_backend_use_ssl") or {}) if url.startswith("rediss:") else {}
+            return Redis.from_url(url, decode_responses=True, socket_timeout=SECONDS, **files)
+        return _hurried(subject.app.backend.client)
+
+    return Store("result store", connect)
+
+
+def broker_store(subject: Subject) -> Store:
+    """Return the Redis that is the broker of an application."""
+
+    def connect() -> Any:
+        channel: Any = subject.app.connection_for_read().default_channel
+        return _hurried(channel.client)
+
+    return Store("broker", connect)
+
+
+def _hurried(client: Any) -> Any:
+    """Bound the waits of a client whose own limits may be minutes, or none."""
+    client.connection_pool.connection_kwargs.update(socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
+    return client
+
+
+@rule(
+    "HF901-redis-version",
+    Severity.WARNING,
+    loss="before 7.2 no WAITAOF confirms a write; without the fixes of 2026 a client can take over the server",
+    fix=f"Redis {', '.join('.'.join(map(str, low)) for low in FIXED)} or newer in its line",
+)
+def version(store: Store) -> str | None:
+    found = str(store.info("server")["redis_version"])
+    for package in PACKAGES:
+        if package.partition("-")[0] == found:
+            raise NotAllowedError(
+                f"{store.role}: Redis {found} has the fixes as Debian's package {package} or newer, the official one "
+                "lacks them; INFO does not say which one this is"
+            )
+    return None if has_fixes(number(found)) else f"{store.role}: Redis {found}"
+
+
+def has_fixes(found: tuple[int, ...]) -> bool:
+    """Return whether a version of Redis has the known fixes.
+
+    Args:
+        found: its three numbers.
+    """
+    return found[:2] > FIXED[-1][:2] or any(found[:2] == low[:2] and found >= low for low in FIXED)
+
+
+@rule(
+    "HF902-append-only",
+    Severity.FATAL,
+    loss="a restart loses everything since the last snapshot: results, and on a broker tasks",
+    fix="appendonly yes",
+)
+def append_only(store: Store) -> str | None:
+    return None if store.info("persistence").get("aof_enabled") else f"{store.role}: aof_enabled is 0"
+
+
+@rule("HF903-append-fsync", Severity.WARNING, loss="a power cut loses the last second", fix="appendfsync always")
+def append_fsync(store: Store) -> str | None:
+    value = store.configured("appendfsync")
+    return None if value in (None, "always") else f"{store.role}: appendfsync is {value}"
+
+
+@rule(
+    "HF904-min-replicas",
+    Severity.WARNING,
+    loss="a cut-off primary accepts writes that the next primary never gets",
+    fix="min-replicas-to-write 1, min-replicas-max-lag 10",
+)
+def min_replicas(store: Store) -> str | None:
+    found = store.info("replication")  # of a primary; it counts the good replicas only where some are asked for
+    missing = found.get("role") == "master" and "min_slaves_good_slaves" not in found
+    return f"{store.role}: min-replicas-to-write or min-replicas-max-lag is 0" if missing else None
+
+
+@rule(
+    "HF905-eviction",
+    Severity.FATAL,
+    loss="keys are evicted when memory is full: results and chords, and on a broker tasks",
+    fix="maxmemory-policy noeviction",
+)
+def eviction(store: Store) -> str | None:
+    value = store.info("memory").get("maxmemory_policy")
+    return None if value in (None, "noeviction") else f"{store.role}: maxmemory-policy is {value}"
+
+
+@rule("HF906-no-replica", Severity.WARNING, loss="no replica can take over", fix="start the replicas")
+def no_replica(store: Store) -> str | None:
+    count = store.info("replication").get("connected_slaves", 0)
+    return None if count else f"{store.role}: no replica is connected"

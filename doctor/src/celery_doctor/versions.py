@@ -1,0 +1,58 @@
+"""Rules on the installed packages, and on settings whose type does not fit."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from celery_doctor.rules import Severity
+from celery_doctor.rules import settings_rules as rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from celery_doctor.subject import Subject
+
+MINIMUM = {
+    "celery": (5, 7),  # reconnects, and the queues that RabbitMQ 4.3 still allows (celery#10290)
+    "kombu": (5, 7),  # per-consumer prefetch on RabbitMQ 4.3, delay prefix that does not grow (kombu#2237)
+    "amqp": (5, 4, 2),  # confirm_timeout
+}
+
+
+def number(version: str) -> tuple[int, ...]:
+    """Return the first three numbers of a version for comparison; what follows them (``rc1``) does not count."""
+    release = re.match(r"\D*((?:\d+\.)*\d+)", version)
+    return tuple(int(part) for part in release.group(1).split(".")[:3]) if release else ()
+
+
+def outdated() -> list[str]:
+    """Return each package that is older than :data:`MINIMUM` allows, with both versions."""
+    found = []
+    for package, minimum in MINIMUM.items():
+        installed = metadata.version(package)
+        if number(installed) < minimum:
+            found.append(f"{package} {installed} is installed, {'.'.join(map(str, minimum))} or newer is needed")
+    return found
+
+
+@rule(
+    "HF701-versions",
+    Severity.FATAL,
+    loss="workers stop consuming after a reconnect, or RabbitMQ 4.3 refuses their queues",
+    fix='pip install "celery[redis]>=5.7" "kombu>=5.7" "amqp>=5.4.2"',
+    see="celery#10290",
+)
+def versions(_: Subject) -> list[str]:
+    return outdated()
+
+
+@rule(
+    "HF702-text-for-a-value",
+    Severity.WARNING,
+    loss='Celery takes the text "false" for true, and fails when it computes with the text "10"',
+    fix='read the environment with a type: int(os.environ["..."]), os.environ["..."] == "true"',
+)
+def text_for_a_value(subject: Subject) -> Iterable[str]:
+    return subject.texts()
