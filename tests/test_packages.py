@@ -28,7 +28,7 @@ PARTS = {  # distribution: its package and where that lies
 PROMISES = {  # extra: what works with it, and without it says how to get it
     "beat": ("import holdfast; holdfast.beat.Scheduler",),
     "metrics": ("import holdfast.metrics.server",),
-    "outbox": ("import holdfast; holdfast.outbox.enqueue, holdfast.inbox.once", "import holdfast.outbox.relay"),
+    "outbox": ("import holdfast; holdfast.outbox.enqueue, holdfast.inbox.once", "import holdfast.outbox.cli"),
     "tracing": ("import celery, holdfast; holdfast.tracing.instrument(holdfast.install(celery.Celery()))",),
 }
 ALWAYS = (

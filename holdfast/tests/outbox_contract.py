@@ -15,7 +15,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from holdfast import outbox
-from holdfast.outbox import store
+from holdfast.outbox import rows, store
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.relay import Relay
 from holdfast.outbox.table import outbox as table
@@ -47,7 +47,9 @@ def relay_over(engine: Engine, send: Callable[[Message], NotAcknowledged | None]
     def send_all(messages: Sequence[Message]) -> list[NotAcknowledged | None]:
         return [send(message) for message in messages]
 
-    return Relay(app, engine, send_all, Metrics(engine, patience=60), batch=batch)
+    rows = store.EngineRows(engine)
+
+    return Relay(app, rows, send_all, Metrics(rows, patience=60), batch=batch)
 
 
 def add_rows(engine: Engine, count: int) -> list[str]:
@@ -121,7 +123,7 @@ class OutboxContract:
     def test_an_outage_never_parks_a_row(self, engine: Engine) -> None:
         add_rows(engine, 1)
         relay = relay_over(engine, lambda _: Unreachable("cluster is down"))
-        for _ in range(store.PARK_AFTER * 2):
+        for _ in range(rows.PARK_AFTER * 2):
             make_due(engine)
             relay.once()
         with engine.connect() as connection:
@@ -130,14 +132,14 @@ class OutboxContract:
     def test_a_row_that_is_refused_again_and_again_is_parked_until_released(self, engine: Engine) -> None:
         ids = add_rows(engine, 2)
         relay = relay_over(engine, lambda m: Refused("too large") if m.task_id == ids[0] else None)
-        for _ in range(store.PARK_AFTER):
+        for _ in range(rows.PARK_AFTER):
             make_due(engine)
             relay.once()
         with engine.begin() as connection:
             backlog = store.backlog(connection)
             assert (backlog.waiting, backlog.parked) == (0, 1)
             (row,) = store.parked(connection)
-            assert (row.task_id, row.attempts) == (ids[0], store.PARK_AFTER)
+            assert (row.task_id, row.attempts) == (ids[0], rows.PARK_AFTER)
             assert "too large" in (row.error or "")
         make_due(engine)
         assert relay.once().kept == 0
@@ -215,7 +217,7 @@ class OutboxContract:
 
     def test_the_backlog_and_its_age_are_exported(self, engine: Engine) -> None:
         registry = CollectorRegistry()
-        registry.register(Metrics(engine, patience=60))
+        registry.register(Metrics(store.EngineRows(engine), patience=60))
         assert registry.get_sample_value("holdfast_outbox_waiting_rows") == 0
         assert registry.get_sample_value("holdfast_outbox_oldest_age_seconds") == 0
         add_rows(engine, 2)

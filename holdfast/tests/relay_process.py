@@ -60,7 +60,8 @@ def main(url: str, log: str, wanted: str) -> None:
         published = True
         return [None] * len(messages)
 
-    relay = Relay(Celery(set_as_current=False), engine, send, Metrics(engine, patience=60), batch=10, lease=LEASE)
+    rows = store.EngineRows(engine)
+    relay = Relay(Celery(set_as_current=False), rows, send, Metrics(rows, patience=60), batch=10, lease=LEASE)
     event.listen(engine, "commit", lambda _: barriers.reach("settling" if published else "claiming"))
     while True:
         relay.once()

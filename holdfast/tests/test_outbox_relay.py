@@ -27,7 +27,7 @@ from sqlalchemy.pool import StaticPool
 
 from holdfast import outbox
 from holdfast.cli import main
-from holdfast.outbox import send, store
+from holdfast.outbox import rows, send, store
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.table import outbox as table
 from holdfast.outbox.workflow import DELAY_EXCHANGE, Workflow
@@ -90,19 +90,19 @@ def test_waits_grow_and_stay_below_their_limits(engine: Engine) -> None:
 
     def wait(attempts: int, refused: bool) -> float:
         with engine.begin() as connection:
-            before = store.Row(**{**as_dict(row), "attempts": attempts, "refusals": attempts if refused else 0})
-            store.postpone(connection, before, store.Failure("x", refused=refused))
+            before = rows.Row(**{**as_dict(row), "attempts": attempts, "refusals": attempts if refused else 0})
+            store.postpone(connection, before, rows.Failure("x", refused=refused))
             until = connection.execute(select(table.c.not_before)).scalar_one()
-        return float((until - store.now()).total_seconds())
+        return float((until - rows.now()).total_seconds())
 
-    for refused, limit in ((False, store.OUTAGE_WAIT), (True, store.REFUSED_WAIT)):
+    for refused, limit in ((False, rows.OUTAGE_WAIT), (True, rows.REFUSED_WAIT)):
         assert 0.5 < wait(0, refused) <= 2
         assert limit / 2 - 1 < wait(50, refused) <= limit
 
 
-def as_dict(row: store.Row) -> dict[str, object]:
+def as_dict(row: rows.Row) -> dict[str, object]:
     """The fields of a row."""
-    return {name: getattr(row, name) for name in store.Row.__dataclass_fields__}
+    return {name: getattr(row, name) for name in rows.Row.__dataclass_fields__}
 
 
 def test_a_broker_without_confirms_gets_the_same_messages() -> None:
@@ -137,7 +137,7 @@ def test_a_broker_that_is_away_is_no_refusal() -> None:
 def test_operators_list_release_and_discard(engine: Engine) -> None:
     ids = add_rows(engine, 2)
     with engine.begin() as connection:
-        connection.execute(table.update().values(parked_at=store.now(), error="Refused: too large", attempts=10))
+        connection.execute(table.update().values(parked_at=rows.now(), error="Refused: too large", attempts=10))
     url = str(engine.url)
 
     def run(*arguments: str) -> str:
@@ -236,7 +236,7 @@ def test_the_process_turns_unhealthy_without_its_database_and_recovers(
 
 
 def test_a_silent_relay_is_unhealthy(engine: Engine) -> None:
-    metrics = Metrics(engine, patience=-1)
+    metrics = Metrics(store.EngineRows(engine), patience=-1)
     port = metrics.serve("127.0.0.1", 0)
     assert get(f"http://127.0.0.1:{port}/healthz")[0] == 503
 

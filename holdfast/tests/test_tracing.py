@@ -22,6 +22,7 @@ from holdfast.extras import MissingExtraError
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.relay import Relay
 from holdfast.outbox.send import sender
+from holdfast.outbox.store import EngineRows
 from holdfast.publisher.seam import collecting
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def test_the_way_through_the_outbox_keeps_the_trace(app: Celery, exporter: InMem
     outbox.metadata.create_all(engine)
     with trace.get_tracer("test").start_as_current_span("web request") as request, engine.begin() as connection:
         task_id = outbox.enqueue(connection, app.tasks["add"].s(1, 2))
-    assert Relay(app, engine, sender(app), Metrics(engine, 60)).once().published == 1
+    rows = EngineRows(engine)
+    assert Relay(app, rows, sender(app), Metrics(rows, 60)).once().published == 1
     with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=20):
         assert app.AsyncResult(task_id).get(timeout=20) == 3
     (ran,) = spans(exporter)["run/add"]

@@ -14,7 +14,7 @@ COMMANDS = {
     "doctor": "celery_doctor.cli:command",
     "outbox": "holdfast.outbox.cli:command",
     "probe": "holdfast.probe:command",
-    "relay": "holdfast.outbox.relay:command",
+    "relay": "holdfast.outbox.cli:relay",
 }
 
 

@@ -15,13 +15,10 @@ chain, which is one row.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from holdfast import extras
-
-with extras.needed():
-    from holdfast.outbox.store import enqueue, put_message
-    from holdfast.outbox.table import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +27,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
+    from holdfast.outbox.store import enqueue
+    from holdfast.outbox.table import metadata
     from holdfast.publisher import Fallback, Message
+
+_MODULES = {"enqueue": "store", "metadata": "table"}
 
 __all__ = ["enqueue", "fallback", "metadata"]
 
@@ -50,8 +51,27 @@ def fallback(transaction: Callable[[], AbstractContextManager[Session | Connecti
         The fallback to give to the publisher.
     """
 
+    with extras.needed():
+        from holdfast.outbox.store import put_message  # noqa: PLC0415 - as for the names below
+
     def store(message: Message) -> None:
         with transaction() as session:
             put_message(session, message)
 
     return store
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name that needs SQLAlchemy on its first use: the relay itself and Django's outbox do without.
+
+    Args:
+        name: one of ``__all__``.
+
+    Raises:
+        AttributeError: there is no such name.
+        ImportError: SQLAlchemy is not installed; the message names the extra.
+    """
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with extras.needed():
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

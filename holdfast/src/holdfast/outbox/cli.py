@@ -1,15 +1,19 @@
-"""``holdfast outbox``: what waits, and what to do with rows that no broker would take."""
+"""``holdfast relay`` and ``holdfast outbox``, for an outbox that SQLAlchemy opens."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-
 import click
-from sqlalchemy import Engine, create_engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from holdfast.outbox import store
+from holdfast import extras
+from holdfast.dead import load_app
+from holdfast.outbox import commands
+
+with extras.needed():
+    from sqlalchemy import Engine, create_engine, make_url
+    from sqlalchemy.exc import ArgumentError, DBAPIError
+
+    from holdfast.outbox.relay import serve
+    from holdfast.outbox.store import EngineRows
 
 
 class Group(click.Group):
@@ -52,46 +56,30 @@ def open_engine(url: str) -> Engine:
 @click.pass_context
 def command(context: click.Context, database_url: str) -> None:
     """Show the state of the outbox; release or discard parked rows."""
-    context.obj = open_engine(database_url)
+    context.obj = EngineRows(open_engine(database_url))
 
 
-@command.command()
-@click.pass_obj
-def status(engine: Engine) -> None:
-    """Print the number of waiting and parked rows, as JSON."""
-    with engine.connect() as connection:
-        click.echo(json.dumps(asdict(store.backlog(connection)), default=str))
+for _one in commands.ALL:
+    command.add_command(_one)
 
 
-@command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, messages included.")
-@click.pass_obj
-def list_parked(engine: Engine, *, as_json: bool) -> None:
-    """Show the parked rows."""
-    with engine.connect() as connection:
-        for row in store.parked(connection):
-            if as_json:
-                click.echo(json.dumps(asdict(row) | {"workflow": json.loads(row.workflow)}, default=str))
-            else:
-                click.echo(
-                    f"{row.id}  {row.task_id}  {row.task}  {row.attempts} attempts  {row.parked_at}  {row.error}"
-                )
-
-
-@command.command()
-@click.argument("ids", nargs=-1, type=int, required=True)
-@click.pass_obj
-def release(engine: Engine, ids: tuple[int, ...]) -> None:
-    """Let the relay try parked rows again, by the number that `list` shows."""
-    with engine.begin() as connection:
-        click.echo(f"{store.release(connection, ids)} released.")
-
-
-@command.command()
-@click.argument("ids", nargs=-1, type=int, required=True)
-@click.confirmation_option(prompt="The tasks in these rows will never run. Discard them?")
-@click.pass_obj
-def discard(engine: Engine, ids: tuple[int, ...]) -> None:
-    """Delete parked rows permanently, by the number that `list` shows."""
-    with engine.begin() as connection:
-        click.echo(f"{store.discard(connection, ids)} discarded.")
+@click.command()
+@click.option(
+    "-A", "--app", "path", envvar="HOLDFAST_APP", show_envvar=True, required=True, help="The Celery application."
+)
+@click.option(
+    "--database-url",
+    envvar="HOLDFAST_OUTBOX_URL",
+    required=True,
+    help="SQLAlchemy URL of the database with the outbox; `ps` does not show it when given as HOLDFAST_OUTBOX_URL.",
+)
+@click.option("--metrics", default="127.0.0.1:9539", show_default=True, help="Address of /metrics and /healthz.")
+@click.option("--batch", default=500, show_default=True, type=click.IntRange(1), help="Rows per pass.")
+@click.option(
+    "--lease", default=60.0, show_default=True, help="Seconds until the rows of a killed relay are due again."
+)
+@click.option("--poll", default=0.5, show_default=True, help="Seconds between two checks of an empty outbox.")
+def relay(*, path: str, database_url: str, metrics: str, batch: int, lease: float, poll: float) -> None:
+    """Publish the tasks that are in the outbox; SIGTERM ends it after the pass that has begun."""
+    app = load_app(path)
+    serve(app, EngineRows(open_engine(database_url)), metrics, batch=batch, lease=lease, poll=poll)

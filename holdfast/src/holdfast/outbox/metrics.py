@@ -10,28 +10,28 @@ from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily
 
 from holdfast.metrics.server import Server
-from holdfast.outbox import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client.core import Metric
-    from sqlalchemy import Engine
+
+    from holdfast.outbox.rows import Rows
 
 
 class Metrics:
     """The state of one relay; the backlog is counted when Prometheus asks.
 
     Args:
-        engine: the database of the outbox.
+        rows: the outbox.
         patience: seconds without a finished pass after which ``/healthz`` answers 503.
     """
 
     acknowledged = Counter("holdfast_outbox_acknowledged", "Messages that the broker acknowledged.")
     failed = Counter("holdfast_outbox_failed", "Failed attempts to publish a row.")
 
-    def __init__(self, engine: Engine, patience: float) -> None:
-        self._engine = engine
+    def __init__(self, rows: Rows, patience: float) -> None:
+        self._rows = rows
         self._patience = patience
         self._last_pass = monotonic()
 
@@ -41,8 +41,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Count the backlog."""
-        with self._engine.connect() as connection:
-            backlog = store.backlog(connection)
+        backlog = self._rows.backlog()
         age = (datetime.now(timezone.utc) - backlog.oldest).total_seconds() if backlog.oldest else 0.0
         yield GaugeMetricFamily("holdfast_outbox_waiting_rows", "Rows that wait for publishing.", backlog.waiting)
         yield GaugeMetricFamily("holdfast_outbox_oldest_age_seconds", "Age of the oldest of them.", max(age, 0.0))

@@ -1,4 +1,4 @@
-"""``holdfast relay``: publishes what is in the outbox. Start as many as you like; one is enough for most.
+"""The relay publishes what is in the outbox. Start as many as you like; one is enough for most.
 
 One pass is claim (committed), publish, settle (committed). A relay that is killed anywhere in it loses nothing: before
 the publish the rows are due again when the lease ends, after it they are published once more, with the same task ids.
@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING
 import click
 from kombu.exceptions import EncodeError
 from redis.exceptions import RedisError
-from sqlalchemy.exc import DBAPIError
 
-from holdfast.dead import load_app
 from holdfast.logs import format_as_chosen
-from holdfast.outbox import store
-from holdfast.outbox.cli import open_engine
 from holdfast.outbox.metrics import Metrics
+from holdfast.outbox.rows import Failure, Row, Rows
 from holdfast.outbox.send import sender
 from holdfast.outbox.workflow import Workflow, due_in
 from holdfast.publisher import NotAcknowledged
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery import Celery
-    from sqlalchemy import Engine
 
     from holdfast.outbox.send import Send
 
@@ -66,7 +62,7 @@ class Relay:
 
     Attributes:
         app: the Celery app that the tasks belong to; its result store hears about chords.
-        engine: the database of the outbox.
+        rows: the outbox.
         send: publishes messages; see :data:`holdfast.outbox.send.Send`.
         metrics: counts what happens.
         batch: rows of one pass.
@@ -74,7 +70,7 @@ class Relay:
     """
 
     app: Celery
-    engine: Engine
+    rows: Rows
     send: Send
     metrics: Metrics
     batch: int = 500
@@ -91,7 +87,7 @@ class Relay:
         while not stop.wait(pause):
             try:
                 done = self.once()
-            except DBAPIError as error:
+            except self.rows.errors as error:
                 logger.warning("the outbox cannot be read or written, retrying: %s", error)
                 pause = TROUBLE_PAUSE
                 continue
@@ -102,18 +98,28 @@ class Relay:
         """Make one pass.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: the database is away; what was published stays in the outbox and is repeated.
+            Exception: one of ``rows.errors``: the database is away; what was published stays in the outbox and is
+                repeated.
         """
-        with self.engine.begin() as connection:
-            rows = store.claim(connection, self.batch, self.lease)
-        failures: dict[int, store.Failure] = {}
+        return self.publish(self.rows.claim(self.batch, self.lease))
+
+    def publish(self, rows: Sequence[Row]) -> Pass:
+        """Publish rows that nobody else publishes meanwhile, and settle them.
+
+        Args:
+            rows: claimed ones.
+
+        Raises:
+            Exception: as :meth:`once`.
+        """
+        failures: dict[int, Failure] = {}
         ready: dict[int, Workflow] = {}
-        away: store.Failure | None = None  # the result store does not answer: it is asked once in a pass, not per row
+        away: Failure | None = None  # the result store does not answer: it is asked once in a pass, not per row
         for row in rows:
             opened = _read(row)
             if isinstance(opened, Workflow) and opened.chords:
                 opened = away or self._announce(opened)
-                away = opened if isinstance(opened, store.Failure) and not opened.refused else away
+                away = opened if isinstance(opened, Failure) and not opened.refused else away
             if isinstance(opened, Workflow):
                 ready[row.id] = opened
             else:
@@ -127,30 +133,27 @@ class Relay:
         self._settle(rows, failures)
         return Pass(published=len(rows) - len(failures), kept=len(failures))
 
-    def _announce(self, workflow: Workflow) -> Workflow | store.Failure:
+    def _announce(self, workflow: Workflow) -> Workflow | Failure:
         """Tell the result store about the chords."""
         try:
             workflow.prepare(self.app)
         except Exception as error:  # noqa: BLE001 - kept in the row
             healthy = isinstance(error, RedisError) and not transient(error)  # it answers, and refuses this
-            return store.Failure(_text(reason(error)), refused=healthy or isinstance(error, POISON))
+            return Failure(_text(reason(error)), refused=healthy or isinstance(error, POISON))
         return workflow
 
-    def _settle(self, rows: Sequence[store.Row], failures: dict[int, store.Failure]) -> None:
+    def _settle(self, rows: Sequence[Row], failures: dict[int, Failure]) -> None:
         if not rows:
             return
-        with self.engine.begin() as connection:  # alone: a failure that cannot be noted must not publish these again
-            store.remove(connection, [row.id for row in rows if row.id not in failures])
-        with self.engine.begin() as connection:
-            for row in rows:
-                if row.id in failures:
-                    store.postpone(connection, row, failures[row.id])
+        self.rows.remove([row.id for row in rows if row.id not in failures])  # alone: must not depend on the next one
+        if failures:
+            self.rows.postpone([(row, failures[row.id]) for row in rows if row.id in failures])
         for error, count in Counter(failure.error for failure in failures.values()).items():
             logger.warning("%d rows stay in the outbox: %s", count, error)
             self.metrics.failed.inc(count)
 
 
-def _read(row: store.Row) -> Workflow | store.Failure:
+def _read(row: Row) -> Workflow | Failure:
     """Return what a row holds, its delays from now on; one bad row must not stop the others."""
     try:
         workflow = Workflow.loads(row.workflow)
@@ -158,18 +161,18 @@ def _read(row: store.Row) -> Workflow | store.Failure:
         for message in messages:
             message.encode()  # fails here, not in the middle of the batch
     except Exception as error:  # noqa: BLE001 - kept in the row
-        return store.Failure(_text(repr(error)), refused=True)
+        return Failure(_text(repr(error)), refused=True)
     return replace(workflow, messages=messages)
 
 
-def _failure(workflow: Workflow, errors: list[Exception | None]) -> store.Failure | None:
+def _failure(workflow: Workflow, errors: list[Exception | None]) -> Failure | None:
     """Return why a row stays, None when the broker has all of it."""
     rest = [message for message, error in zip(workflow.messages, errors, strict=True) if error]
     found = [error for error in errors if error]
     if not found:
         return None
     remaining = replace(workflow, messages=rest, chords=[]) if len(rest) < len(errors) else None
-    return store.Failure(
+    return Failure(
         _describe(found[0]),
         refused=not all(isinstance(error, NotAcknowledged) and error.retryable for error in found),
         rest=remaining.dumps() if remaining else None,
@@ -186,40 +189,34 @@ def _text(words: str) -> str:
     return words.replace("\x00", "\\x00")[:ERROR_LENGTH]
 
 
-@click.command()
-@click.option(
-    "-A", "--app", "path", envvar="HOLDFAST_APP", show_envvar=True, required=True, help="The Celery application."
-)
-@click.option(
-    "--database-url",
-    envvar="HOLDFAST_OUTBOX_URL",
-    required=True,
-    help="SQLAlchemy URL of the database with the outbox; `ps` does not show it when given as HOLDFAST_OUTBOX_URL.",
-)
-@click.option("--metrics", default="127.0.0.1:9539", show_default=True, help="Address of /metrics and /healthz.")
-@click.option("--batch", default=500, show_default=True, type=click.IntRange(1), help="Rows per pass.")
-@click.option(
-    "--lease", default=60.0, show_default=True, help="Seconds until the rows of a killed relay are due again."
-)
-@click.option("--poll", default=0.5, show_default=True, help="Seconds between two checks of an empty outbox.")
-def command(*, path: str, database_url: str, metrics: str, batch: int, lease: float, poll: float) -> None:
-    """Publish the tasks that are in the outbox; SIGTERM ends it after the pass that has begun."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    format_as_chosen(logging.getLogger())
-    app = load_app(path)
-    # The rows of a chord are tried again by the relay; Celery's own twenty attempts would hold up all others.
-    app.conf.result_backend_transport_options |= {"retry_policy": {"max_retries": 1}}
-    engine = open_engine(database_url)
+def serve(app: Celery, rows: Rows, metrics: str, *, batch: int, lease: float, poll: float) -> None:
+    """Relay until SIGTERM or SIGINT; call it in the main thread of a process that does nothing else.
+
+    Args:
+        app: the Celery app that the tasks belong to.
+        rows: the outbox.
+        metrics: HOST:PORT of ``/metrics`` and ``/healthz``.
+        batch: rows of one pass.
+        lease: seconds until the rows of a killed relay are due again.
+        poll: seconds between two looks at an empty outbox.
+
+    Raises:
+        click.ClickException: the address of the metrics is none, taken or not ours.
+    """
     host, _, port = metrics.rpartition(":")
     if not port.isdecimal():
         raise click.BadParameter(f"{metrics!r} is not an address; allowed is HOST:PORT, for instance 127.0.0.1:9539.")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    format_as_chosen(logging.getLogger())
+    # The rows of a chord are tried again by the relay; Celery's own twenty attempts would hold up all others.
+    app.conf.result_backend_transport_options |= {"retry_policy": {"max_retries": 1}}
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    watched = Metrics(engine, patience=2 * lease)
+    watched = Metrics(rows, patience=2 * lease)
     try:
         logger.info("metrics on %s:%d", host, watched.serve(host, int(port)))
     except OSError as error:
         raise click.ClickException(f"Cannot listen on {metrics}: {error}. Choose another --metrics address.") from error
-    Relay(app, engine, sender(app), watched, batch, lease).run(stop, poll)
+    Relay(app, rows, sender(app), watched, batch, lease).run(stop, poll)
     logger.info("stopped")

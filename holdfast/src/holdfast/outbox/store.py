@@ -1,80 +1,30 @@
 """The rows of the outbox: put in with the business data, claimed by a relay, gone when the broker has the task.
 
-A claim is a lease, not a lock: it moves ``not_before`` into the future in a transaction of its own, so that no
-transaction is open while a relay talks to the broker. The rows of a killed relay are due again when the lease ends.
 One statement claims on both databases: PostgreSQL skips rows that another relay is claiming, SQLite lets one writer in.
 """
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy.exc import DBAPIError
 
-from holdfast.outbox.table import now, outbox
+from holdfast.outbox.rows import RELEASED, Backlog, Failure, Row, now
+from holdfast.outbox.table import outbox
 from holdfast.outbox.workflow import Workflow, record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from celery.canvas import Signature
+    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
     from holdfast.publisher.message import Message
-
-OUTAGE_WAIT = 15.0  # seconds; longest wait of a row that only met an outage: all is published soon after its end
-REFUSED_WAIT = 300.0  # seconds; longest wait of a row that was refused itself
-PARK_AFTER = 10  # refusals, about a quarter of an hour: long enough for a queue that an operator forgot to create
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row as a relay or an operator sees it; the columns of :data:`holdfast.outbox.table.outbox`."""
-
-    id: int
-    task_id: str
-    task: str
-    workflow: str
-    created_at: datetime
-    attempts: int
-    refusals: int
-    error: str | None
-    parked_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a row stays.
-
-    Attributes:
-        error: what went wrong.
-        refused: the reason lies in the row, so that a healthy broker would refuse it again.
-        rest: the workflow without the messages that were acknowledged; None when none was.
-    """
-
-    error: str
-    refused: bool
-    rest: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """How much waits.
-
-    Attributes:
-        waiting: rows to publish.
-        oldest: when the oldest of them was enqueued, None without any.
-        parked: rows given up until an operator releases them.
-    """
-
-    waiting: int
-    oldest: datetime | None
-    parked: int
-
 
 _COLUMNS = [outbox.c[name] for name in Row.__dataclass_fields__]
 
@@ -147,20 +97,7 @@ def remove(connection: Connection, ids: Iterable[int]) -> None:
 
 def postpone(connection: Connection, row: Row, failure: Failure) -> None:
     """Keep a row whose messages were not all acknowledged; a row that is gone or parked meanwhile stays so."""
-    attempts, refusals = row.attempts + 1, row.refusals + failure.refused
-    wait = min(REFUSED_WAIT, 2.0**refusals) if failure.refused else min(OUTAGE_WAIT, 2.0 ** min(attempts, 10))
-    connection.execute(
-        update(outbox)
-        .where(outbox.c.id == row.id)
-        .values(
-            workflow=failure.rest or row.workflow,
-            not_before=now() + timedelta(seconds=wait * random.uniform(0.5, 1)),  # noqa: S311 - jitter
-            attempts=attempts,
-            refusals=refusals,
-            error=failure.error,
-            parked_at=now() if refusals >= PARK_AFTER else None,
-        )
-    )
+    connection.execute(update(outbox).where(outbox.c.id == row.id).values(failure.changes(row)))
 
 
 def backlog(connection: Connection) -> Backlog:
@@ -180,8 +117,7 @@ def parked(connection: Connection) -> list[Row]:
 
 def release(connection: Connection, ids: Iterable[int]) -> int:
     """Let parked rows be tried again; return how many there were."""
-    again = {"parked_at": None, "not_before": None, "refusals": 0}
-    return connection.execute(update(outbox).where(_is_parked(ids)).values(again)).rowcount
+    return connection.execute(update(outbox).where(_is_parked(ids)).values(RELEASED)).rowcount
 
 
 def discard(connection: Connection, ids: Iterable[int]) -> int:
@@ -191,3 +127,43 @@ def discard(connection: Connection, ids: Iterable[int]) -> int:
 
 def _is_parked(ids: Iterable[int]) -> Any:
     return outbox.c.parked_at.is_not(None) & outbox.c.id.in_(list(ids))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRows:
+    """The :class:`holdfast.outbox.rows.Rows` of a database that SQLAlchemy opens."""
+
+    engine: Engine
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        return (DBAPIError,)
+
+    def claim(self, limit: int, lease: float) -> list[Row]:
+        with self.engine.begin() as connection:
+            return claim(connection, limit, lease)
+
+    def remove(self, ids: Iterable[int]) -> None:
+        with self.engine.begin() as connection:
+            remove(connection, ids)
+
+    def postpone(self, failures: Sequence[tuple[Row, Failure]]) -> None:
+        with self.engine.begin() as connection:
+            for row, failure in failures:
+                postpone(connection, row, failure)
+
+    def backlog(self) -> Backlog:
+        with self.engine.connect() as connection:
+            return backlog(connection)
+
+    def parked(self) -> list[Row]:
+        with self.engine.connect() as connection:
+            return parked(connection)
+
+    def release(self, ids: Iterable[int]) -> int:
+        with self.engine.begin() as connection:
+            return release(connection, ids)
+
+    def discard(self, ids: Iterable[int]) -> int:
+        with self.engine.begin() as connection:
+            return discard(connection, ids)

@@ -6,6 +6,8 @@ from datetime import datetime, timezone
 
 from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, String, Table, Text, TypeDecorator
 
+from holdfast.outbox.rows import now
+
 
 class Instant(TypeDecorator[datetime]):
     """A point in time that comes back with its zone from every database; SQLite drops it."""
@@ -16,11 +18,6 @@ class Instant(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: object) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
         """Add the zone that the database dropped."""
         return value.replace(tzinfo=timezone.utc) if value is not None and value.tzinfo is None else value
-
-
-def now() -> datetime:
-    """Return the current time in UTC."""
-    return datetime.now(timezone.utc)
 
 
 metadata = MetaData()
