@@ -54,6 +54,19 @@ logged() {
   }
 }
 
+# beside NAME COMMAND MAIN: runs MAIN, and COMMAND beside it with its output in build/logs/NAME.log, whose end follows that
+# of MAIN. Both run to their end, and either may fail the whole.
+beside() {
+  local status=0 other
+  logged "$1" "$2" &
+  other=$!
+  "$3" || status=$?
+  say "$3 ended with $status; waiting for what runs beside it"
+  wait "$other" || return # with the end of its log shown
+  tail -n 30 "$root/build/logs/$1.log"
+  return "$status"
+}
+
 # at_least FOUND NEEDED: compares versions; what follows + - or ~ is a distribution's own number.
 at_least() {
   [[ $(printf '%s\n%s\n' "$2" "${1%%[+~-]*}" | sort -V | head -n 1) == "$2" ]]
