@@ -3,7 +3,6 @@
     import holdfast
 
     app = Celery("shop")
-    app.config_from_object("holdfast.settings")
     holdfast.install(app)
 
 Each name is imported when it is first used: :mod:`holdfast.pulse` and :mod:`holdfast.watch` need nothing but the

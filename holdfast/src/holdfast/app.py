@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from holdfast import consumer, logs, publisher, request, startup, tracing
+from holdfast import consumer, defaults, logs, publisher, request, startup, tracing
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -17,10 +17,10 @@ _installed: WeakSet[Celery] = WeakSet()
 def install(app: Celery) -> Celery:
     """Put every part of the layer into an application, once; best right after ``Celery(...)``.
 
-    Nothing of the application is replaced: task classes stay as they are, an own ``Request``, ``worker_consumer``,
-    ``amqp`` or ``control`` class is combined with the layer's. What cannot be combined is refused by name, here or
-    when a worker starts. The result backend and the scheduler are chosen by name in the settings (see
-    :mod:`holdfast.settings`).
+    Nothing of the application is replaced: the values of :mod:`holdfast.settings` are defaults below its own settings,
+    wherever these come from and whenever they are set. Task classes stay as they are; an own ``Request``,
+    ``worker_consumer``, ``amqp`` or ``control`` class is combined with the layer's. What cannot be combined is refused
+    by name, here or when a worker starts; so is a setting of the application that loses tasks.
 
     Args:
         app: any Celery application; its tasks may exist already.
@@ -34,6 +34,7 @@ def install(app: Celery) -> Celery:
     if app in _installed:
         return app
     startup.install(app)
+    defaults.give(app)
     publisher.install(app)
     consumer.install(app)
     request.install(app)

@@ -234,7 +234,6 @@ def install(app: Celery) -> None:
     Raises:
         ImproperlyConfigured: the own control class cannot be combined.
     """
-    app.add_defaults(lambda: {"worker_consumer": "holdfast.consumer:Consumer"})
     control: Any = mixed(app.control_cls, Control, CeleryControl, f"The control class of {app!r}")
     app.control_cls = control
     vars(app).pop("control", None)

@@ -1,7 +1,12 @@
-"""The Celery settings of a deployment that does not lose tasks: ``app.config_from_object("holdfast.settings")``.
+"""The Celery settings of a deployment that does not lose tasks.
 
-Every value has its reason beside it; a value that equals Celery's default is not repeated. To change one, import all of
-this module into your own settings module and overwrite the name there, or change what :func:`read` returns.
+:func:`holdfast.install` gives them to an application as defaults below its own. Who would rather take all of them, each
+variable required, writes ``app.config_from_object("holdfast.settings")``: that replaces the application's own source of
+configuration.
+
+Every value has its reason beside it; a value that equals Celery's default is not repeated. To change one, set it in the
+application's own configuration. With the module form, import all of this module into your own settings module and
+overwrite the name there.
 
 Importing this module needs no environment. The first name that is asked of it reads the environment, once per process.
 
@@ -17,8 +22,8 @@ What cannot be set here belongs in the worker's environment: ``REMAP_SIGTERM=SIG
 
 from __future__ import annotations
 
+import os
 import socket
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -34,17 +39,7 @@ def read() -> dict[str, Any]:
     Raises:
         ImproperlyConfigured: a variable is missing or wrong; the message says what is allowed.
     """
-    given = _read_environment()
-    return {
-        **_connection(given),
-        **_publishing(),
-        **_topology(given),
-        **_execution(given),
-        **_messages(),
-        **_results(given),
-        **_beat(given),
-        **(_redis_as_broker(given) if given.broker_url.startswith("sentinel:") else {}),
-    }
+    return {**general(), **time_limits(), **failures(), **cluster(), **results(), **schedule()}
 
 
 _once = cache(read)  # all that one process reads of this module belongs together
@@ -62,53 +57,59 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_once()})  # Celery takes what this lists: without an environment it must not be nothing
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What the environment says."""
-
-    queue_names: tuple[str, ...]
-    time_limit: int
-    broker_url: str
-    result_url: str
-    schedule_url: str
-    tls: tls.Files | None
-    sentinel: dict[str, Any]
-    imports: tuple[str, ...]
-
-
-def _read_environment() -> _Given:
-    broker_url = environment.urls("HOLDFAST_BROKER_URL", ("amqp", "amqps", "sentinel"))
-    files = tls.read(broker_url)
-    return _Given(
-        queue_names=environment.names("HOLDFAST_QUEUES", ("default", "critical")),
-        time_limit=environment.seconds("HOLDFAST_TIME_LIMIT", 1500),
-        broker_url=broker_url,
-        result_url=environment.urls("HOLDFAST_RESULT_URL", ("sentinel",)),
-        schedule_url=environment.urls(
-            environment.first_set("HOLDFAST_SCHEDULE_URL", "HOLDFAST_RESULT_URL"), ("sentinel",)
-        ),
-        tls=files,
-        sentinel={
-            "master_name": environment.required("HOLDFAST_SENTINEL_MASTER"),
-            "min_other_sentinels": 1,  # a Sentinel that sees no other one may name a primary that was replaced
-            # the Sentinels' own login and limits: they inherit nothing from the results' connection
-            "sentinel_kwargs": {
-                "username": environment.decoded("HOLDFAST_SENTINEL_USERNAME"),
-                "password": environment.decoded("HOLDFAST_SENTINEL_PASSWORD"),
-                "socket_timeout": 1,
-                "socket_connect_timeout": 1,
-                **(files.sentinel() if files else {}),
-            },
-        },
-        imports=environment.names("HOLDFAST_IMPORTS", ()),
-    )
-
-
-def _connection(given: _Given) -> dict[str, Any]:
-    """Return how clients connect to the broker."""
+def general() -> dict[str, Any]:
+    """Return what suits every broker and every result store."""
     return {
-        "broker_url": given.broker_url,
-        "broker_use_ssl": given.tls.amqp() if given.tls else False,
+        **_connections(),
+        **_execution(),
+        **_messages(),
+        **_redis(),
+        # beside the modules that the application includes; the local stack adds the drill's
+        "imports": environment.names("HOLDFAST_IMPORTS", ()),
+    }
+
+
+def cluster() -> dict[str, Any]:
+    """Return the settings of the brokers that ``HOLDFAST_BROKER_URL`` names: address, transport and topology.
+
+    Raises:
+        ImproperlyConfigured: as :func:`read`.
+    """
+    url = environment.urls("HOLDFAST_BROKER_URL", ("amqp", "amqps", "sentinel"))
+    queue_names = environment.names("HOLDFAST_QUEUES", ("default", "critical"))
+    files = tls.read(url)
+    return {
+        "broker_url": url,
+        "broker_use_ssl": files.amqp() if files else False,
+        **rabbitmq(),
+        **_topology(queue_names),
+        **(_redis_as_broker(queue_names, files) if url.startswith("sentinel:") else {}),
+    }
+
+
+def _time_limit() -> int:
+    return environment.seconds("HOLDFAST_TIME_LIMIT", 1500)
+
+
+def _sentinel(files: tls.Files | None) -> dict[str, Any]:
+    """Return how clients ask the Sentinels, which know both the results' Redis and a Redis that is the broker."""
+    return {
+        "master_name": environment.required("HOLDFAST_SENTINEL_MASTER"),
+        "min_other_sentinels": 1,  # a Sentinel that sees no other one may name a primary that was replaced
+        # the Sentinels' own login and limits: they inherit nothing from the results' connection
+        "sentinel_kwargs": {
+            "username": environment.decoded("HOLDFAST_SENTINEL_USERNAME"),
+            "password": environment.decoded("HOLDFAST_SENTINEL_PASSWORD"),
+            "socket_timeout": 1,
+            "socket_connect_timeout": 1,
+            **(files.sentinel() if files else {}),
+        },
+    }
+
+
+def _connections() -> dict[str, Any]:
+    """Return how clients connect to the broker, and how often they try to publish."""
+    return {
         # clients spread over the nodes, and a dead one is not always tried first
         "broker_failover_strategy": "shuffle",
         "broker_connection_timeout": 3,  # seconds; a frozen node accepts TCP and never answers the handshake
@@ -119,11 +120,17 @@ def _connection(given: _Given) -> dict[str, Any]:
         "broker_channel_error_retry": True,  # a channel error reconnects; by default it ends the worker (celery#6760)
         # seconds; no thread waits forever for a connection in which another thread hangs
         "broker_pool_acquire_timeout": 10,
+        "task_publish_retry_policy": {  # about 15 s of refused connections; the default gives up after 0.6 s
+            "max_retries": 8,
+            "interval_start": 0.2,
+            "interval_step": 0.5,
+            "interval_max": 3,
+        },
     }
 
 
-def _publishing() -> dict[str, Any]:
-    """Return how clients publish."""
+def rabbitmq() -> dict[str, Any]:
+    """Return what suits every RabbitMQ, the application's own too: how messages get there, and the kinds of queues."""
     return {
         "broker_transport_options": {
             "confirm_publish": True,  # a publish returns when a majority of the queue has it on disk (celery#5410)
@@ -135,44 +142,55 @@ def _publishing() -> dict[str, Any]:
                 socket.TCP_KEEPCNT: 3,
             },
         },
-        "task_publish_retry_policy": {  # about 15 s of refused connections; the default gives up after 0.6 s
-            "max_retries": 8,
-            "interval_start": 0.2,
-            "interval_step": 0.5,
-            "interval_max": 3,
-        },
+        "task_default_exchange_type": "topic",  # on a direct exchange a countdown waits in a worker's memory
+        "task_default_queue_type": "quorum",  # also for a queue that an adopting application describes by name only
+        "task_create_missing_queue_type": "quorum",  # also for a queue that only a route names
+        "task_create_missing_queue_exchange_type": "topic",
     }
 
 
-def _topology(given: _Given) -> dict[str, Any]:
+def _topology(queue_names: tuple[str, ...]) -> dict[str, Any]:
     """Return the topology: it is provisioned on the broker, and only described here."""
     return {
-        "task_queues": routing.queues(given.queue_names),
-        "task_default_queue": given.queue_names[0],
+        "task_queues": routing.queues(queue_names),
+        "task_default_queue": queue_names[0],
         "task_default_exchange": routing.EXCHANGE,
-        "task_default_exchange_type": "topic",  # on a direct exchange a countdown waits in a worker's memory
-        "task_default_routing_key": given.queue_names[0],
-        "task_default_queue_type": "quorum",  # also for a queue that an adopting application describes by name only
+        "task_default_routing_key": queue_names[0],
         # a misspelt name raises; by default it creates a queue on one node that no worker reads
         "task_create_missing_queues": False,
-        "task_routes": (routing.Router(given.queue_names[0]),),
-        "imports": given.imports,  # beside the modules that the application includes; the local stack adds the drill's
+        "task_routes": (routing.Router(queue_names[0]),),
     }
 
 
-def _execution(given: _Given) -> dict[str, Any]:
+def time_limits() -> dict[str, Any]:
+    """Return how long a task may run.
+
+    Raises:
+        ImproperlyConfigured: ``HOLDFAST_TIME_LIMIT`` is wrong.
+    """
+    limit = _time_limit()
+    return {
+        # seconds; below the broker's consumer timeout, after which it redelivers a running task
+        "task_time_limit": limit,
+        "task_soft_time_limit": max(1, limit * 14 // 15),  # seconds; the task's own chance to clean up or retry
+    }
+
+
+def failures() -> dict[str, Any]:
+    """Return what becomes of the message of a task that failed for good."""
+    return {
+        # a final failure is rejected into the dead-letter queue, where it can be replayed
+        "task_acks_on_failure": False,
+        "task_acks_on_timeout": False,  # a run that the hard limit ends is requeued, and finally goes to `dead`
+    }
+
+
+def _execution() -> dict[str, Any]:
     """Return how workers run tasks."""
     return {
         "task_acks_late": True,  # acknowledged after the run: a dead worker's message goes back to the queue
         # a killed child's message too: by default it is acknowledged as failed (celery#9082)
         "task_reject_on_worker_lost": True,
-        # a final failure is rejected into the dead-letter queue, where it can be replayed
-        "task_acks_on_failure": False,
-        "task_acks_on_timeout": False,  # a run that the hard limit ends is requeued, and finally goes to `dead`
-        # seconds; below the broker's consumer timeout, after which it redelivers a running task
-        "task_time_limit": given.time_limit,
-        # seconds; the task's own chance to clean up or retry
-        "task_soft_time_limit": max(1, given.time_limit * 14 // 15),
         # a crash costs only what was running; each return counts towards the delivery limit
         "worker_prefetch_multiplier": 1,
         # their messages are redelivered, so the first run must not go on
@@ -203,16 +221,9 @@ def _messages() -> dict[str, Any]:
     }
 
 
-def _results(given: _Given) -> dict[str, Any]:
-    """Return how results are stored."""
+def _redis() -> dict[str, Any]:
+    """Return how clients talk to a Redis that stores results, and how long results stay."""
     return {
-        # a result counts as stored when it is on the replicas' disks, too
-        "result_backend": f"holdfast.results:DurableSentinelBackend+{given.result_url}",
-        "result_backend_transport_options": {
-            **given.sentinel,
-            "durable_patience": 120,  # seconds that a finished task waits for the store before its message goes back
-        },
-        "redis_backend_use_ssl": given.tls.redis() if given.tls else None,
         "redis_socket_timeout": REDIS_TIMEOUT,
         "redis_socket_connect_timeout": 2,  # seconds; a dead address must not delay the failover
         "redis_socket_keepalive": True,  # the kernel finds the dead peer of a silent waiting reader (celery#4857)
@@ -220,13 +231,40 @@ def _results(given: _Given) -> dict[str, Any]:
         "result_expires": 24 * 3600,  # seconds
         "result_chord_expires": 7 * 24 * 3600,  # seconds; a chord survives a weekend in the dead-letter queue
         "result_chord_join_timeout": 30,  # seconds; the default of 3 is shorter than a failover
-        "result_extended": True,  # a stored failure names its task, arguments and worker
     }
 
 
-def _beat(given: _Given) -> dict[str, Any]:
-    """Return the settings of beat: two of them, one lock."""
-    sentinels = [urlsplit(url) for url in environment.split_urls(given.schedule_url)]
+def results() -> dict[str, Any]:
+    """Return the result store that ``HOLDFAST_RESULT_URL`` names.
+
+    Raises:
+        ImproperlyConfigured: as :func:`read`.
+    """
+    url = environment.urls("HOLDFAST_RESULT_URL", ("sentinel",))
+    files = _tls()
+    return {
+        # a result counts as stored when it is on the replicas' disks, too
+        "result_backend": f"holdfast.results:DurableSentinelBackend+{url}",
+        "result_backend_transport_options": {
+            **_sentinel(files),
+            "durable_patience": 120,  # seconds that a finished task waits for the store before its message goes back
+        },
+        "redis_backend_use_ssl": files.redis() if files else None,
+        # a stored failure names its task, arguments and worker; the tables of a database may lack the columns
+        "result_extended": True,
+    }
+
+
+def schedule() -> dict[str, Any]:
+    """Return the settings of beat: two of them, one lock, in the Redis that ``HOLDFAST_SCHEDULE_URL`` names.
+
+    Raises:
+        ImproperlyConfigured: as :func:`read`.
+    """
+    url = environment.urls(environment.first_set("HOLDFAST_SCHEDULE_URL", "HOLDFAST_RESULT_URL"), ("sentinel",))
+    sentinels = [urlsplit(one) for one in environment.split_urls(url)]
+    files = _tls()
+    ask = _sentinel(files)
     return {
         # schedule and last runs are in Redis; a tick is done when a broker has acknowledged it
         "beat_scheduler": "holdfast.beat:Scheduler",
@@ -235,11 +273,11 @@ def _beat(given: _Given) -> dict[str, Any]:
         # makes redbeat use the options below; without it redbeat reads broker_url
         "redbeat_redis_url": "redis-sentinel://",
         # without it redbeat uses broker_use_ssl, which is for RabbitMQ
-        "redbeat_redis_use_ssl": given.tls.redis() if given.tls else None,
+        "redbeat_redis_use_ssl": files.redis() if files else None,
         "redbeat_redis_options": {
-            "sentinels": [(url.hostname, url.port or 26379) for url in sentinels],
-            "service_name": given.sentinel["master_name"],
-            "sentinel_kwargs": given.sentinel["sentinel_kwargs"],
+            "sentinels": [(one.hostname, one.port or 26379) for one in sentinels],
+            "service_name": ask["master_name"],
+            "sentinel_kwargs": ask["sentinel_kwargs"],
             "username": unquote(sentinels[0].username or "") or None,
             "password": unquote(sentinels[0].password or "") or None,
             "db": int(sentinels[0].path.strip("/") or 0),
@@ -248,10 +286,15 @@ def _beat(given: _Given) -> dict[str, Any]:
     }
 
 
-def _redis_as_broker(given: _Given) -> dict[str, Any]:
+def _tls() -> tls.Files | None:
+    """Return the files of ``HOLDFAST_TLS_*`` for Redis; the URLs of the brokers must agree, if there are any."""
+    return tls.read(os.environ.get("HOLDFAST_BROKER_URL", "").strip())
+
+
+def _redis_as_broker(queue_names: tuple[str, ...], files: tls.Files | None) -> dict[str, Any]:
     """Return what differs where Redis carries the tasks."""
     return {
-        "broker_use_ssl": given.tls.redis() if given.tls else False,
-        "broker_transport_options": redis_broker.transport_options(given.sentinel, given.time_limit),
-        "task_queues": redis_broker.queues(given.queue_names),
+        "broker_use_ssl": files.redis() if files else False,
+        "broker_transport_options": redis_broker.transport_options(_sentinel(files), _time_limit()),
+        "task_queues": redis_broker.queues(queue_names),
     }
