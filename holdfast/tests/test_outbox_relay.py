@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from outbox_contract import add, add_rows, app, clear, make_due, relay_over, total, waiting
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
-from sqlalchemy import Engine, create_engine, select
+from sqlalchemy import Engine, create_engine, make_url, select
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 from holdfast import outbox
 from holdfast.cli import main
 from holdfast.outbox import rows, send, store
+from holdfast.outbox.cli import open_engine
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.table import outbox as table
 from holdfast.outbox.workflow import DELAY_EXCHANGE, Workflow
@@ -244,8 +245,10 @@ def test_a_silent_relay_is_unhealthy(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--database-url", "mysql://user:secret@host/name"), "neither form: postgresql+psycopg://"),
-        (("--database-url", "nonsense"), "neither form"),
+        (("--database-url", "oracle://user:secret@host/name"), "none of these forms: postgresql+psycopg://"),
+        (("--database-url", "nothing+known://user:secret@host/name"), "none of these forms"),
+        (("--database-url", "nonsense"), "none of these forms"),
+        (("--database-url", "mysql+mysqldb://user:secret@host/name"), "Install one of pymysql, mysqlclient"),
         (("--database-url", "sqlite://", "--metrics", "here"), "allowed is HOST:PORT"),
         (("--database-url", "sqlite://", "--metrics", "192.0.2.1:9539"), "Choose another --metrics address"),
     ],
@@ -259,6 +262,40 @@ def test_wrong_options_are_named_with_what_is_allowed(
     assert result.exit_code != 0
     assert message in " ".join(result.output.split())
     assert "secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [
+        ("postgresql+asyncpg://user:secret@host/name", "psycopg"),
+        ("mysql+aiomysql://user:secret@host/name", "pymysql"),
+        ("mariadb+asyncmy://user:secret@host/name", "pymysql"),
+        ("sqlite+aiosqlite:///file", "pysqlite"),
+        ("postgresql+psycopg://user:secret@host/name", "psycopg"),
+    ],
+)
+def test_the_url_of_an_asyncio_application_is_opened_with_a_driver_that_needs_no_loop(url: str, driver: str) -> None:
+    engine = open_engine(url)
+    assert engine.driver == driver
+    assert engine.url.password == make_url(url).password
+
+
+def test_the_status_is_printed_for_the_url_of_an_asyncio_application(engine: Engine) -> None:
+    add_rows(engine, 2)
+    url = f"sqlite+aiosqlite:///{engine.url.database}"
+    result = CliRunner().invoke(main, ["outbox", "--database-url", url, "status"])
+    assert json.loads(result.output)["waiting"] == 2
+
+
+def test_without_such_a_driver_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("psycopg", "psycopg2", "pg8000"):
+        monkeypatch.setitem(sys.modules, name, None)
+    url = "postgresql+asyncpg://user:secret@host/name"
+    result = CliRunner().invoke(main, ["outbox", "--database-url", url, "status"])
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert "Install one of psycopg, psycopg2, pg8000" in said
+    assert "secret" not in said
 
 
 def test_a_silent_result_store_is_asked_once_in_a_pass(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from holdfast import extras
 
 with extras.needed():
-    from sqlalchemy import Column, DateTime, MetaData, String, Table, Text, delete, false, select, update
-    from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy import Column, MetaData, Table, delete, false, select, update
+    from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+    from holdfast.columns import LONG_TEXT, MYSQL, TABLE, Instant, Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +35,18 @@ metadata = MetaData()
 inbox = Table(
     "holdfast_inbox",
     metadata,
-    Column("key", String(255), primary_key=True),
-    Column("result", Text, comment="JSON"),
-    Column("done_at", DateTime(timezone=True), nullable=False, index=True, comment="UTC; for prune()"),
+    Column("key", Key, primary_key=True),
+    Column("result", LONG_TEXT, comment="JSON; NULL inside of the transaction that runs the effect"),
+    Column("done_at", Instant, nullable=False, index=True, comment="UTC; for prune()"),
+    **TABLE,
 )
 
-_INSERT: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+_CLAIM: dict[str, Callable[[], Any]] = {  # by dialect: an insert that waits for a twin, and leaves a stored key alone
+    "postgresql": lambda: postgresql.insert(inbox).on_conflict_do_nothing(),
+    "sqlite": lambda: sqlite.insert(inbox).on_conflict_do_nothing(),
+    # not INSERT IGNORE: its shared locks let two that wait for a third, which is rolled back, end in a deadlock
+    **dict.fromkeys(MYSQL, lambda: mysql.insert(inbox).on_duplicate_key_update(key=inbox.c.key)),
+}
 
 
 def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) -> T:
@@ -46,11 +54,12 @@ def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) 
 
     All happens in the transaction of ``session``, which the caller commits: a rollback undoes the key together with
     the effect. A concurrent call with the same key waits until the first one is committed or rolled back, then returns
-    the stored result or runs the effect itself; PostgreSQL's ``lock_timeout`` limits that wait. When ``effect`` raises,
-    what it did in the database is undone and the key stays free.
+    the stored result or runs the effect itself; PostgreSQL's ``lock_timeout`` and MySQL's ``innodb_lock_wait_timeout``
+    limit that wait. When ``effect`` raises, what it did in the database is undone and the key stays free.
 
     Args:
-        session: on PostgreSQL with its default isolation level, ``READ COMMITTED``.
+        session: with the default isolation level of the database: ``READ COMMITTED`` on PostgreSQL, ``REPEATABLE READ``
+            on MySQL and MariaDB.
         key: what the effect belongs to, usually the task's id; a task with several effects adds the name of the step:
             ``(task.request.id, "invoice")``. At most 255 characters.
         effect: called without arguments; returns a JSON value. A repeat gets that value as JSON gives it back (a tuple
@@ -60,7 +69,7 @@ def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) 
         What this or the first call of ``effect`` returned.
 
     Raises:
-        ValueError: the key is empty, too long or has a NUL, or the database is neither PostgreSQL nor SQLite.
+        ValueError: the key is empty, too long or has a NUL, or the inbox does not work on this database.
         TypeError: the key is neither text nor tuple, or the result is no JSON value; the effect is undone.
         Exception: whatever ``effect`` raises.
     """
@@ -75,18 +84,19 @@ def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) 
     if "\x00" in name:
         raise ValueError(f"the key {name[:60]!r} has a NUL, which PostgreSQL does not store; use the task's id")
     dialect = session.connection().dialect.name
-    if dialect not in _INSERT:
-        raise ValueError(f"the inbox works on {' and '.join(_INSERT)}, this database is {dialect}")
+    if dialect not in _CLAIM:
+        raise ValueError(f"the inbox works on {', '.join(_CLAIM)}; this database is {dialect}")
     if dialect == "sqlite":
         # The driver opens a transaction before a change of data, not before a savepoint, whose release would commit.
         session.execute(delete(inbox).where(false()))
     with session.begin_nested():
-        free = _INSERT[dialect](inbox).values(key=name, done_at=datetime.now(timezone.utc)).on_conflict_do_nothing()
-        if session.execute(free.returning(inbox.c.key)).first() is not None:
+        session.execute(_CLAIM[dialect]().values(key=name, done_at=datetime.now(timezone.utc)))
+        # locking reads see what is committed, also inside of a snapshot that MySQL took before
+        stored = session.execute(select(inbox.c.result).where(inbox.c.key == name).with_for_update()).scalar_one()
+        if stored is None:
             result = effect()
             session.execute(update(inbox).where(inbox.c.key == name).values(result=json.dumps(result)))
             return result
-        stored = session.execute(select(inbox.c.result).where(inbox.c.key == name)).scalar_one()
     return cast("T", json.loads(stored))
 
 

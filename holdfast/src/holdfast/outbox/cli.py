@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import click
 
 from holdfast import extras
@@ -10,10 +13,19 @@ from holdfast.outbox import commands
 
 with extras.needed():
     from sqlalchemy import Engine, create_engine, make_url
-    from sqlalchemy.exc import ArgumentError, DBAPIError
+    from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+    from holdfast.columns import MYSQL
     from holdfast.outbox.relay import serve
     from holdfast.outbox.store import EngineRows
+
+
+_DRIVERS = {  # of each database, the best known first: what SQLAlchemy calls it, and the package
+    "postgresql": {"psycopg": "psycopg", "psycopg2": "psycopg2", "pg8000": "pg8000"},
+    "mysql": {"pymysql": "pymysql", "mysqldb": "mysqlclient", "mysqlconnector": "mysql-connector-python"},
+    "mariadb": {"pymysql": "pymysql", "mysqldb": "mysqlclient", "mariadbconnector": "mariadb"},
+    "sqlite": {"pysqlite": "sqlite3"},
+}
 
 
 class Group(click.Group):
@@ -34,21 +46,36 @@ def open_engine(url: str) -> Engine:
     """Open the database of the outbox.
 
     Args:
-        url: SQLAlchemy URL.
+        url: SQLAlchemy URL. One with a driver for asyncio, as the application may have it, is opened with a driver that
+            is installed and needs no event loop.
 
     Raises:
-        click.BadParameter: it is none, or names another database than PostgreSQL and SQLite.
+        click.BadParameter: it is none, names another database than these, or there is no driver for it.
     """
     try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError:
+        parsed = make_url(url)
+        backend, dialect = parsed.get_backend_name(), parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError):
         backend = ""
-    if backend not in {"postgresql", "sqlite"}:  # the URL itself is not shown: it holds a password
+    if backend not in _DRIVERS:  # the URL itself is not shown: it holds a password
         raise click.BadParameter(
-            "The URL of the outbox is of neither form: postgresql+psycopg://user:password@host/name, sqlite:///file"
+            "The URL of the outbox is of none of these forms: postgresql+psycopg://user:password@host/name, "
+            "mysql+pymysql://user:password@host/name, sqlite:///file"
         )
-    wait = {"timeout": 30} if backend == "sqlite" else {}  # seconds that a writer waits for another one
-    return create_engine(url, pool_pre_ping=True, connect_args=wait)  # a restarted server costs only a reconnect
+    options: dict[str, Any] = {"pool_pre_ping": True}  # a restarted server costs only a reconnect
+    if backend == "sqlite":
+        options["connect_args"] = {"timeout": 30}  # seconds that a writer waits for another one
+    if backend in MYSQL:
+        options["isolation_level"] = "READ COMMITTED"  # else a claim locks rows and gaps that it only looked at
+    known = _DRIVERS[backend]
+    urls = [parsed.set(drivername=f"{backend}+{name}") for name in known] if dialect.is_async else [parsed]
+    for candidate in urls:
+        with suppress(ModuleNotFoundError):
+            return create_engine(candidate, **options)
+    raise click.BadParameter(
+        f"The driver that the URL of the outbox names ({dialect.driver}) is not installed"
+        f"{' for use without asyncio' if dialect.is_async else ''}. Install one of {', '.join(known.values())}."
+    )
 
 
 @click.group(cls=Group)

@@ -1,6 +1,7 @@
 """The rows of the outbox: put in with the business data, claimed by a relay, gone when the broker has the task.
 
-One statement claims on both databases: PostgreSQL skips rows that another relay is claiming, SQLite lets one writer in.
+Servers skip rows that another relay is claiming (PostgreSQL, MySQL from 8.0.1, MariaDB from 10.6); SQLite lets one
+writer in.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, case, delete, false, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
 from holdfast.outbox.rows import RELEASED, Backlog, Failure, Row, now
@@ -72,22 +73,21 @@ def claim(connection: Connection, limit: int, lease: float) -> list[Row]:
         limit: how many rows at most.
         lease: seconds.
     """
+    if connection.dialect.name == "sqlite":
+        connection.execute(delete(outbox).where(false()))  # takes the write lock: a read would let another relay in
     start = now()
     due = (
-        select(outbox.c.id)
+        select(*_COLUMNS)
         .where(outbox.c.parked_at.is_(None), or_(outbox.c.not_before.is_(None), outbox.c.not_before <= start))
         .order_by(outbox.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)  # SQLAlchemy leaves this out on SQLite
-        .cte("due")
     )
-    taken = (
-        update(outbox)
-        .where(outbox.c.id.in_(select(due.c.id)))
-        .values(not_before=start + timedelta(seconds=lease))
-        .returning(*_COLUMNS)
-    )
-    return sorted((Row(*row) for row in connection.execute(taken)), key=lambda row: row.id)
+    rows = [Row(*row) for row in connection.execute(due)]
+    if rows:
+        taken = update(outbox).where(outbox.c.id.in_([row.id for row in rows]))
+        connection.execute(taken.values(not_before=start + timedelta(seconds=lease)))
+    return rows
 
 
 def remove(connection: Connection, ids: Iterable[int]) -> None:
@@ -103,8 +103,8 @@ def postpone(connection: Connection, row: Row, failure: Failure) -> None:
 def backlog(connection: Connection) -> Backlog:
     """Count the rows."""
     parked = outbox.c.parked_at.is_not(None)
-    counts = select(
-        func.count().filter(~parked), func.min(outbox.c.created_at).filter(~parked), func.count().filter(parked)
+    counts = select(  # MySQL has no FILTER
+        func.count(case((~parked, 1))), func.min(case((~parked, outbox.c.created_at))), func.count(case((parked, 1)))
     )
     return Backlog(*connection.execute(counts).one())
 
