@@ -89,7 +89,7 @@ def raw_amqp() -> Callable[[int], None]:
 
 def raw_pika() -> Callable[[int], None]:
     """pika's asynchronous client, the faster of the two in Python, used in the same way."""
-    import pika  # type: ignore[import-untyped]  # noqa: PLC0415 - as above
+    import pika  # type: ignore[import-untyped]  # pika has no types  # noqa: PLC0415 - as above
 
     model = _model()
     url = apps.make(layer=False).connection_for_write()

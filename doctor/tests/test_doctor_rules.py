@@ -152,7 +152,7 @@ def test_a_task_that_acknowledges_early_is_named() -> None:
 
 
 def test_a_base_class_with_its_own_retry_is_fine() -> None:
-    class Own(Task):  # type: ignore[type-arg]  # the stubs want parameters that the class does not take
+    class Own(Task):
         def retry(self, *args: Any, **kwargs: Any) -> Any:
             return super().retry(*args, **kwargs)
 

@@ -26,7 +26,7 @@ from holdfast.publisher.seam import DurableAMQP
 from holdfast.request import PutBack
 
 
-class ContextTask(Task):  # type: ignore[type-arg]  # a bare base class, as applications write it
+class ContextTask(Task):  # a bare base class, as applications write it
     """Flask's documented pattern, and class attributes of Django's and tenants' kind."""
 
     tenant_cache_seconds = 7
@@ -141,7 +141,7 @@ def test_a_task_class_of_the_applications_own_is_kept(kind: str, late: bool, mon
 
 def test_a_class_inside_a_factory_is_kept_each_time_the_factory_runs() -> None:
     def factory(number: int) -> Any:
-        class FlaskTask(Task):  # type: ignore[type-arg]  # as Flask's documentation writes it
+        class FlaskTask(Task):  # as Flask's documentation writes it
             def __call__(self, *args: object, **kwargs: object) -> object:
                 return number, self.run(*args, **kwargs)
 
@@ -161,7 +161,7 @@ def test_a_class_inside_a_factory_is_kept_each_time_the_factory_runs() -> None:
 def test_every_task_of_an_app_gets_a_request_of_the_layer_and_no_other_app_does() -> None:
     app, other = make(), make()
 
-    class Base(Task):  # type: ignore[type-arg]  # as above
+    class Base(Task):  # as above
         name = "t"
         run = nothing
 
@@ -261,7 +261,7 @@ def test_an_own_amqp_control_and_consumer_class_is_combined() -> None:
     class OwnControl(CeleryControl):
         pass
 
-    class OwnConsumer(CeleryConsumer):  # type: ignore[misc]  # not in the stubs
+    class OwnConsumer(CeleryConsumer):
         pass
 
     app = make(amqp=OwnAMQP, control=OwnControl)

@@ -86,7 +86,7 @@ class Scripted:
 
 
 def cluster(nodes: Scripted, policy: Policy = POLICY) -> Cluster:
-    made = Cluster(nodes, policy)  # type: ignore[arg-type]  # answers as Nodes do
+    made = Cluster(nodes, policy)  # answers as Nodes do
     made.topology["tasks", "q"] = [object()]
     return made
 

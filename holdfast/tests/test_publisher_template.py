@@ -68,7 +68,7 @@ def make_app(kind: type[Celery] = Celery, *, task_cls: Any = None, amqp: Any = N
 class _Capture(Producer):
     """A stock kombu producer that keeps what it would put on the wire."""
 
-    def _publish(self, body: Any, *sent: Any) -> None:  # type: ignore[override]  # as kombu calls it
+    def _publish(self, body: Any, *sent: Any) -> None:  # as kombu calls it
         priority, content_type, content_encoding, headers, properties, routing_key, _, _, exchange = sent[:9]
         raw = body if isinstance(body, bytes) else body.encode(content_encoding)
         self.found = Message(
@@ -160,7 +160,7 @@ def test_under_the_documented_install_celery_builds_the_first_two_messages_of_a_
 
 
 def test_a_task_class_of_the_applications_own_is_no_reason_to_leave_the_template() -> None:
-    class Own(Task):  # type: ignore[type-arg]  # a bare base class, as applications write it
+    class Own(Task):  # a bare base class, as applications write it
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             return self.run(*args, **kwargs)
 
@@ -216,7 +216,7 @@ def nothing(n: int) -> int:
 
 
 def own_apply_async(app: Celery) -> Any:
-    class Own(Task):  # type: ignore[type-arg]  # as above
+    class Own(Task):  # as above
         def apply_async(self, *args: Any, **options: Any) -> Any:
             return super().apply_async(*args, **options)
 

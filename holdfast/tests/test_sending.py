@@ -169,7 +169,7 @@ def test_the_broker_is_never_told_when_a_task_expires(
 
 
 def test_a_task_that_expires_by_its_class_or_its_row_has_no_ttl(app: Celery, sent: list[Message]) -> None:
-    task: Any = app.task(nothing, name="short", shared=False, expires=5)  # type: ignore[call-overload]
+    task: Any = app.task(nothing, name="short", shared=False, expires=5)
     task.delay()
     app.send_task("short")
     assert [message.headers["expires"] is not None for message in sent] == [True, True]

@@ -47,7 +47,7 @@ def run(when: Any, start: datetime, end: datetime) -> list[datetime]:
 
 
 @settings(deadline=None)  # the first example builds the application
-@given(st.integers(100_000, 10_000_000), st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1)))  # noqa: DTZ001
+@given(st.integers(100_000, 10_000_000), st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1)))  # noqa: DTZ001 - hypothesis takes no zone here
 def test_an_interval_ticks_exactly(micros: int, start: datetime) -> None:
     every, first = timedelta(microseconds=micros), start.replace(tzinfo=UTC)
     when = with_app(schedule(every), "Europe/Berlin")
@@ -96,7 +96,7 @@ def test_the_ticks_of_a_year_go_forward_in_every_zone(zone: str, when: Any) -> N
     moments = [start + timedelta(hours=25 * n, minutes=n % 60) for n in range(350)]
     following = [ticks.after(with_app(when, zone), moment) for moment in moments]
     assert all(tick and moment < tick for moment, tick in zip(moments, following, strict=True))
-    assert following == sorted(following)  # type: ignore[type-var]  # none of them is None
+    assert following == sorted(following)
 
 
 @pytest.mark.parametrize("freq", [HOURLY, MINUTELY])
@@ -139,7 +139,7 @@ def test_what_no_beat_can_keep_is_refused(when: Any, words: str) -> None:
 
 def test_a_schedule_that_does_not_go_forward_is_refused() -> None:
     class Still(schedule):
-        def remaining_estimate(self, last_run_at: datetime) -> timedelta:  # noqa: ARG002
+        def remaining_estimate(self, last_run_at: datetime) -> timedelta:  # noqa: ARG002 - Celery calls it so
             return timedelta(days=-1)
 
     with pytest.raises(ValueError, match="as the tick after"):

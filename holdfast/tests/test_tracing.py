@@ -39,7 +39,7 @@ def exporter() -> Iterator[InMemorySpanExporter]:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     yield exporter
-    instrumentor: Any = CeleryInstrumentor()  # type: ignore[no-untyped-call]  # untyped there
+    instrumentor: Any = CeleryInstrumentor()
     instrumentor.uninstrument()
 
 

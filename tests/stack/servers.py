@@ -110,7 +110,7 @@ class Servers:
     def configured(self, **values: str) -> Iterator[None]:
         """Set values of the primary's configuration until the end of the block; names with _ for -."""
         names = {name: name.replace("_", "-") for name in values}
-        before: Any = {name: self.redis.config_get(names[name])[names[name]] for name in values}  # type: ignore[index]
+        before: Any = {name: self.redis.config_get(names[name])[names[name]] for name in values}
         try:
             for name, value in values.items():
                 self.redis.config_set(names[name], value)

@@ -84,7 +84,7 @@ class Stack:
     def wait_healthy(self, *services: str, deadline: float = 120) -> None:
         """Wait until every named service is green."""
         for service in services:
-            wait_until(lambda service=service: self.healthy(service), f"{service} is healthy", deadline)  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
+            wait_until(lambda service=service: self.healthy(service), f"{service} is healthy", deadline)
 
     def kill(self, service: str, sig: signal.Signals = signal.SIGKILL) -> None:
         """Signal the main process from outside: unlike ``docker kill`` this leaves the restart policy in force."""

@@ -95,7 +95,7 @@ def test_relays_that_are_killed_at_any_moment_lose_nothing(rig: Rig, engine: Eng
     kills = 4
     for kill in range(1, kills + 1):
         with relay(rig, engine) as victim, relay(rig, engine):
-            wait_until(lambda n=kill: waiting(engine) <= 300 - 50 * n, "rows are published")  # type: ignore[misc]  # n binds the loop's value
+            wait_until(lambda n=kill: waiting(engine) <= 300 - 50 * n, "rows are published")
             victim.kill()
     with relay(rig, engine):
         wait_empty(rig, engine)

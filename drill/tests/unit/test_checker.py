@@ -126,12 +126,12 @@ def test_what_is_allowed_passes() -> None:
     ],
 )
 def test_what_cannot_be_known_is_inconclusive(change: dict[str, object]) -> None:
-    assert checker.judge(replace(healthy(), **change)).word == "inconclusive"  # type: ignore[arg-type]  # any field
+    assert checker.judge(replace(healthy(), **change)).word == "inconclusive"
 
 
 @pytest.mark.parametrize("change", [{"drained": False}, {"unchecked": ["a gap"]}])
 def test_a_loss_in_an_incomplete_ledger_is_inconclusive_and_named(change: dict[str, object]) -> None:
-    history = replace(healthy(), **change)  # type: ignore[arg-type]  # any field
+    history = replace(healthy(), **change)
     lose(history)
     verdict = checker.judge(history)
     assert verdict.word == "inconclusive"

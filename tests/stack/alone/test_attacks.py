@@ -138,7 +138,7 @@ def test_a_stolen_login_gets_nothing_of_this(trio: Trio, user: str) -> None:
     assert got == []
     with trio.login("admin") as admin:
         assert admin.get("celery-task-meta-secret") == "kept"
-        assert admin.role()[0] == "master"  # type: ignore[index]  # the stubs know no list
+        assert admin.role()[0] == "master"
 
 
 @pytest.mark.parametrize("user", [user for user in STOLEN if user != "replica"])

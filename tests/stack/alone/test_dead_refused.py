@@ -33,7 +33,7 @@ def test_a_letter_that_is_refused_stays_and_the_others_are_replayed(own_rig: Own
     gone, unbound = f"{own_rig.queue}-gone", f"{own_rig.queue}-unbound"
     for count, exchange in enumerate((gone, unbound), start=1):
         bury(own_rig, exchange)
-        wait_until(lambda n=count: own_rig.depth(own_rig.dead)[0] == n, "it is dead")  # type: ignore[misc]  # n binds the loop's value
+        wait_until(lambda n=count: own_rig.depth(own_rig.dead)[0] == n, "it is dead")
     own_rig.api("DELETE", f"exchanges/{VHOST}/{gone}")
     try:
         with own_rig.worker():
