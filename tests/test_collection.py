@@ -94,6 +94,9 @@ def test_the_check_and_render_run_from_the_installed_collection(installed: Path)
     run(installed, "ansible-playbook", "-i", str(example), "holdfast.stack.render", "-e", f"render_dir={out}")
     assert "listeners.ssl.default" in (out / "rabbitmq/rabbitmq.conf").read_text()
     assert "HOLDFAST_BROKER_URL=amqps://" in (out / "secret/app.env").read_text()
+    secret = [out / "secret", *(out / "secret").rglob("*")]
+    assert {oct(path.stat().st_mode & 0o777) for path in secret if path.is_dir()} == {"0o700"}
+    assert {oct(path.stat().st_mode & 0o777) for path in secret if path.is_file()} == {"0o600"}
 
 
 def test_every_playbook_that_a_program_of_ours_runs_is_there() -> None:
