@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, case, delete, false, func, insert, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
+from holdfast.outbox.eager import run_after_commit
 from holdfast.outbox.rows import RELEASED, Backlog, Failure, Row, now
 from holdfast.outbox.table import outbox
 from holdfast.outbox.workflow import Workflow, record
@@ -34,7 +35,8 @@ def enqueue(session: Session | Connection, signature: Signature[Any]) -> str:
     """Store a task, chain, group or chord; it is published some moments after the transaction is committed.
 
     The ids of all its tasks are decided now. Nothing is sent, and nothing is asked of the broker or the result store.
-    With an ``AsyncSession``: ``await session.run_sync(enqueue, signature)``.
+    With an ``AsyncSession``: ``await session.run_sync(enqueue, signature)``. With ``task_always_eager``, in tests,
+    nothing is stored: it runs in this thread after the commit, and a rollback drops it.
 
     Args:
         session: the session or connection whose transaction holds the business data.
@@ -46,9 +48,11 @@ def enqueue(session: Session | Connection, signature: Signature[Any]) -> str:
     Raises:
         kombu.exceptions.EncodeError: an argument cannot be serialised.
         celery.exceptions.QueueNotFound: the signature names an unknown queue.
-        TypeError: the arguments do not fit the task.
+        TypeError: the arguments do not fit the task; or ``task_always_eager`` is set and ``session`` is a connection.
         ValueError: the signature has no task.
     """
+    if signature.app.conf.task_always_eager:
+        return run_after_commit(session, signature)
     return put(session, record(signature))
 
 

@@ -93,7 +93,7 @@ def record(signature: Signature[Any]) -> Workflow:
     if signature.app.conf.task_always_eager:
         raise ValueError(
             "task_always_eager is set, so the task would run now instead of being stored. Leave it unset where code "
-            "enqueues; a test can look into the table holdfast_outbox instead."
+            "records messages; a test can look into the table holdfast_outbox instead."
         )
     with recording(signature.app) as tape:
         result = signature.clone().apply_async()
