@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ class Clone:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=os.environ | {"HOME": str(self.folder)} | mine | environment,
+            env=os.environ | {"HOME": str(self.folder), "PWD": str(self.folder)} | mine | environment,  # as a shell does
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -185,6 +185,12 @@ def test_compose_up_delivers_and_keeps_its_secrets_and_leaves_nothing(clone: Clo
 
     # stopped and started again
     clone.compose("down")
+    clone.up()
+    clone.deliver(5)
+
+    # in a folder that was moved: the containers of the old one know files that are no more
+    clone = replace(clone, folder=clone.folder.rename(clone.folder.with_name("moved")))
+    clone.compose("stop")
     clone.up()
     clone.deliver(5)
 
