@@ -52,18 +52,21 @@ class Clone:
     Attributes:
         folder: the checkout.
         user: arguments of a process that is not root's but may ask the engine; empty if this one is not root's either.
+        broker: what carries the tasks, rabbitmq or redis.
     """
 
     folder: Path
     user: dict[str, Any]
+    broker: str = "rabbitmq"
 
     def run(self, *command: str, seconds: float = 900, **environment: str) -> str:
         """Run a command in the clone with the settings of a second stack."""
-        mine = {"COMPOSE_PROJECT_NAME": PROJECT, "HOLDFAST_NET": NET, "HOLDFAST_ADDRESS": ADDRESS, "BROKER": "rabbitmq"}
+        mine = {"COMPOSE_PROJECT_NAME": PROJECT, "HOLDFAST_NET": NET, "HOLDFAST_ADDRESS": ADDRESS}
+        shell = {"HOME": str(self.folder), "PWD": str(self.folder)}
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=os.environ | {"HOME": str(self.folder), "PWD": str(self.folder)} | mine | environment,  # as a shell does
+            env=os.environ | shell | mine | {"BROKER": self.broker} | environment,
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -195,5 +198,13 @@ def test_compose_up_delivers_and_keeps_its_secrets_and_leaves_nothing(clone: Clo
     clone.deliver(5)
 
     assert clone.left()
+    clone.compose("down", "--volumes")
+    assert clone.left() == []
+
+    # from nothing, with Redis as the broker
+    clone = replace(clone, broker="redis")
+    clone.up()
+    clone.deliver(5)
+    assert not {"rabbit1", "rabbit2", "rabbit3"} & set(clone.births())
     clone.compose("down", "--volumes")
     assert clone.left() == []
