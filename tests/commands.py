@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import subprocess
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-OURS = {"celery-doctor": doctor.command, "drill": drill.main, "holdfast": holdfast.main, "webhooks": webhooks.main}
+OURS = {"drill": drill.main, "holdfast": holdfast.main, "webhooks": webhooks.main}
 PLACES = drill.Places.of_project("holdfast", ROOT / "build")  # what the options of the drill look into
 COMPOSE = {"up", "down", "ps", "stop", "start", "restart", "logs", "exec", "run", "config", "pull", "build"}
 SUPERVISOR = {"status", "start", "stop", "restart", "signal", "update"}
@@ -83,6 +85,8 @@ def problem(line: str) -> str | None:
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
     tool, rest = words[0].removeprefix(".venv/bin/").removeprefix("/opt/holdfast/current/bin/"), words[1:]
+    if (tool, *rest[:1]) == ("holdfast", "doctor"):
+        tool, rest = "celery-doctor", rest[1:]  # which takes the options that follow
     if tool in OURS:
         return _parse(OURS[tool], tool, rest)
     if tool in CHECKS:
@@ -167,6 +171,16 @@ def _docker(words: list[str]) -> str | None:
     return None if set(named) <= services.keys() else f"there is no service {named[0]}"
 
 
+def _doctor(words: list[str]) -> str | None:
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            doctor.parser("celery-doctor", "CELERY_DOCTOR").parse_args(words)
+    except SystemExit as end:
+        return said.getvalue() if end.code else None
+    return None
+
+
 def _first(allowed: set[str], skip: str = "") -> Callable[[list[str]], str | None]:
     def check(words: list[str]) -> str | None:
         rest = words[2:] if words[:1] == [skip] else words
@@ -191,6 +205,7 @@ def _exists(words: list[str]) -> str | None:
 
 
 CHECKS: dict[str, Callable[[list[str]], str | None]] = {
+    "celery-doctor": _doctor,
     "amtool": lambda words: (
         None
         if words[0] == "check-config" or [word for word in words if word[0] != "-"][:2] == ["alert", "query"]

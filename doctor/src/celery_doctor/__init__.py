@@ -1,39 +1,36 @@
-"""The doctor finds what any Celery application would lose, says so, and names the fix."""
+"""Finds what any Celery application would lose, says so, and names the fix.
+
+    from celery_doctor import examine
+
+    for finding in examine(app):
+        print(finding.rule.id, finding.found)
+
+Each name is imported when it is first used, so that the command can say in one line that Celery is missing.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from celery_doctor import (  # noqa: F401 - they register their rules
-    consume,
-    publish,
-    queues,
-    redis_broker,
-    results,
-    schedule,
-    versions,
-)
-from celery_doctor.rules import Finding, Rule, Severity, State, settings_rules
-from celery_doctor.subject import Subject
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from celery_doctor.application import all_rules, examine
+    from celery_doctor.rules import Finding, Rule, Severity, State
 
-    from celery import Celery
+_MODULES = {"all_rules": "application", "examine": "application"}
 
 __all__ = ["Finding", "Rule", "Severity", "State", "all_rules", "examine"]
 
 
-def all_rules() -> list[Rule]:
-    """Return every rule on the settings of an application, by id."""
-    return list(settings_rules)
-
-
-def examine(app: Celery, only: Callable[[Rule], bool] = lambda _: True) -> Iterator[Finding]:
-    """Look at the settings of an application; no server is asked.
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use.
 
     Args:
-        app: any Celery application, its task modules imported.
-        only: chooses rules; by default all are asked.
+        name: one of ``__all__``.
+
+    Raises:
+        AttributeError: there is no such name.
     """
-    return settings_rules.examine(Subject(app), only)
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'rules')}"), name)

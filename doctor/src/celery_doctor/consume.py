@@ -25,6 +25,7 @@ def names(found: Iterable[str]) -> str:
     Severity.FATAL,
     loss="a task is acknowledged before it runs: lost when the worker, its host or a child dies",
     fix="task_acks_late = True (and no acks_late=False on a task)",
+    sets={"task_acks_late": "True"},
     see="celery#2236",
 )
 def acks_late(subject: Subject) -> str | None:
@@ -38,7 +39,7 @@ def acks_late(subject: Subject) -> str | None:
     "HF202-worker-lost",
     Severity.FATAL,
     loss="a task whose process is killed (out of memory, segmentation fault) is acknowledged as failed",
-    fix="task_reject_on_worker_lost = True",
+    sets={"task_reject_on_worker_lost": "True"},
     see="celery#9082",
 )
 def worker_lost(subject: Subject) -> str | None:
@@ -70,7 +71,7 @@ def acks_on_failure(subject: Subject) -> str | None:
     "HF204-prefetch",
     Severity.WARNING,
     loss="a crash returns every prefetched message and counts against the delivery limit of each; long tasks hold them",
-    fix="worker_prefetch_multiplier = 1",
+    sets={"worker_prefetch_multiplier": "1"},
 )
 def prefetch(subject: Subject) -> str | None:
     value = subject.number("worker_prefetch_multiplier", 4)
@@ -83,7 +84,8 @@ def prefetch(subject: Subject) -> str | None:
     "HF205-time-limit",
     Severity.WARNING,
     loss="a task that hangs occupies its process forever; the broker redelivers its message and it runs twice",
-    fix="task_time_limit = 1500, below the consumer timeout of the queue",
+    fix="task_time_limit = 1500, above the longest task and below the consumer timeout of the queue",
+    sets={"task_time_limit": "1500"},
     see="celery#6760",
 )
 def time_limit(subject: Subject) -> str | None:
@@ -118,7 +120,7 @@ def _never_soft(soft: float | None, hard: float | None) -> bool:
     "HF207-channel-errors",
     Severity.WARNING,
     loss="a worker exits on a channel error: locked control queue after a partition, consumer timeout, missing queue",
-    fix="broker_channel_error_retry = True",
+    sets={"broker_channel_error_retry": "True"},
     see="celery#6760",
 )
 def channel_errors(subject: Subject) -> str | None:
@@ -130,7 +132,7 @@ def channel_errors(subject: Subject) -> str | None:
     "HF208-gives-up",
     Severity.WARNING,
     loss="a worker that cannot reach the broker exits after that many attempts and no longer consumes",
-    fix="broker_connection_max_retries = None",
+    sets={"broker_connection_retry": "True", "broker_connection_max_retries": "None"},
 )
 def gives_up(subject: Subject) -> str | None:
     limit = subject.number("broker_connection_max_retries")
@@ -143,7 +145,7 @@ def gives_up(subject: Subject) -> str | None:
     "HF212-heartbeat",
     Severity.WARNING,
     loss="a frozen broker or a dead worker host is detected late; its tasks wait meanwhile",
-    fix="broker_heartbeat = 10",
+    sets={"broker_heartbeat": "10"},
     see="celery#3430",
 )
 def heartbeat(subject: Subject) -> str | None:
@@ -157,6 +159,7 @@ def heartbeat(subject: Subject) -> str | None:
     "HF213-track-started",
     Severity.WARNING,
     loss="a short outage of Redis when a task starts fails the task before it runs, and its message is acknowledged",
+    sets={"task_track_started": "False"},
     fix="task_track_started = False, or the result backend of holdfast.results",
 )
 def track_started(subject: Subject) -> str | None:
@@ -168,6 +171,7 @@ def track_started(subject: Subject) -> str | None:
     "HF214-deduplication",
     Severity.WARNING,
     loss="a short outage of Redis at a redelivery fails the task before it runs, and its message is acknowledged",
+    sets={"result_backend_always_retry": "True", "result_backend_max_retries": "60"},
     fix="result_backend_always_retry = True, or the result backend of holdfast.results",
 )
 def deduplication(subject: Subject) -> str | None:
@@ -195,7 +199,7 @@ def rate_limits(subject: Subject) -> str | None:
     "HF216-running-twins",
     Severity.WARNING,
     loss="after a lost connection a task goes on while its message is already with another worker: both run",
-    fix="worker_cancel_long_running_tasks_on_connection_loss = True",
+    sets={"worker_cancel_long_running_tasks_on_connection_loss": "True"},
     see="celery#8541",
 )
 def running_twins(subject: Subject) -> str | None:
@@ -208,7 +212,7 @@ def running_twins(subject: Subject) -> str | None:
     "HF217-exclusive-control-queue",
     Severity.WARNING,
     loss="after a partition the broker refuses the worker its control queue (405) and the worker exits",
-    fix="control_queue_exclusive = False, control_queue_durable = True, control_queue_expires = 60",
+    sets={"control_queue_exclusive": "False", "control_queue_durable": "True", "control_queue_expires": "60"},
 )
 def exclusive_control_queue(subject: Subject) -> str | None:
     if not subject.amqp or subject.durable_control or not subject.get("worker_enable_remote_control"):
@@ -220,6 +224,7 @@ def exclusive_control_queue(subject: Subject) -> str | None:
     "HF218-hard-stop",
     Severity.WARNING,
     loss="a stop waits for every task, and tasks that the supervisor then kills run again from the start",
+    sets={"worker_soft_shutdown_timeout": "15"},
     fix="worker_soft_shutdown_timeout = 15, with REMAP_SIGTERM=SIGQUIT in the worker's environment",
 )
 def hard_stop(subject: Subject) -> str | None:
@@ -241,7 +246,7 @@ def stop_outlasts_heartbeat(subject: Subject) -> str | None:
     "HF220-pickle",
     Severity.WARNING,
     loss="whoever can publish can run any code in the workers",
-    fix='accept_content = ["json"]',
+    sets={"accept_content": '["json"]'},
 )
 def pickle(subject: Subject) -> str | None:
     accepted = subject.get("accept_content") or ()

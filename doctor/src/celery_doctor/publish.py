@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     "HF101-confirm-publish",
     Severity.FATAL,
     loss="delay() returns although the broker never had the task: lost when the broker dies or raises an alarm",
-    fix='broker_transport_options = {"confirm_publish": True}',
+    sets={"broker_transport_options": {"confirm_publish": "True"}},
     see="celery#5410",
 )
 def confirm_publish(subject: Subject) -> str | None:
@@ -85,7 +85,7 @@ def one_broker(subject: Subject) -> str | None:
     "HF106-publish-retry-off",
     Severity.WARNING,
     loss="the first reset connection makes delay() raise, and callers that do not expect it lose the task",
-    fix="task_publish_retry = True",
+    sets={"task_publish_retry": "True"},
 )
 def publish_retry_off(subject: Subject) -> str | None:
     return None if subject.get("task_publish_retry") else "task_publish_retry is off"
@@ -95,7 +95,7 @@ def publish_retry_off(subject: Subject) -> str | None:
     "HF107-publish-retry-endless",
     Severity.WARNING,
     loss="delay() hangs for as long as the broker is down, and with it the web process",
-    fix='task_publish_retry_policy = {"max_retries": 8, ...}',
+    sets={"task_publish_retry_policy": {"max_retries": "8"}},
     see="celery#4296",
 )
 def publish_retry_endless(subject: Subject) -> str | None:
@@ -112,7 +112,7 @@ RETRY_DEFAULTS = {"start": 0, "step": 0.2, "max": 0.2}  # seconds, of kombu's re
     "HF108-publish-retry-short",
     Severity.ADVICE,
     loss="delay() raises after 0.6 s without a broker, sooner than any failover",
-    fix='task_publish_retry_policy = {"max_retries": 8, "interval_step": 0.5, "interval_max": 3}',
+    sets={"task_publish_retry_policy": {"max_retries": "8", "interval_step": "0.5", "interval_max": "3"}},
 )
 def publish_retry_short(subject: Subject) -> str | None:
     policy = subject.mapping("task_publish_retry_policy")
@@ -131,7 +131,7 @@ def publish_retry_short(subject: Subject) -> str | None:
     "HF109-pool-wait",
     Severity.WARNING,
     loss="when all connections of the pool hang, the next thread waits for one forever",
-    fix="broker_pool_acquire_timeout = 10",
+    sets={"broker_pool_acquire_timeout": "10"},
 )
 def pool_wait(subject: Subject) -> str | None:
     if subject.durable_publisher or subject.get("broker_pool_acquire_timeout") is not None:
@@ -170,7 +170,7 @@ def route_of_retries(subject: Subject) -> str | None:
     "HF113-transient-messages",
     Severity.FATAL,
     loss="messages are kept in memory only and vanish with the broker",
-    fix='task_default_delivery_mode = "persistent"',
+    sets={"task_default_delivery_mode": '"persistent"'},
 )
 def transient_messages(subject: Subject) -> str | None:
     mode = subject.get("task_default_delivery_mode")
@@ -194,7 +194,7 @@ def user_timeout(subject: Subject) -> str | None:
     "HF115-sent-events",
     Severity.ADVICE,
     loss="each task costs a second confirmed publish, which can fail after the task went out",
-    fix="task_send_sent_event = False",
+    sets={"task_send_sent_event": "False"},
 )
 def sent_events(subject: Subject) -> str | None:
     if subject.amqp and subject.get("task_send_sent_event") and not subject.durable_publisher:

@@ -83,18 +83,18 @@ def direct_exchange(subject: Subject) -> str | None:
     "HF211-delay-queue-type",
     Severity.FATAL,
     loss="delayed tasks wait in classic queues: lost with one node, and dropped when their target is missing",
-    fix='broker_native_delayed_delivery_queue_type = "quorum"',
+    sets={"broker_native_delayed_delivery_queue_type": '"quorum"'},
 )
 def delay_queue_type(subject: Subject) -> str | None:
-    kind = subject.get("broker_native_delayed_delivery_queue_type")
-    return f"the delay queues are {kind}" if subject.amqp and kind != "quorum" else None
+    kind = subject.get("broker_native_delayed_delivery_queue_type", "")  # before Celery 5.5 there are no delay queues
+    return f"the delay queues are {kind}" if subject.amqp and kind not in ("", "quorum") else None
 
 
 @rule(
     "HF224-global-prefetch",
     Severity.WARNING,
     loss="the worker asks for a prefetch per channel, which RabbitMQ 4.3 refuses: nothing is consumed",
-    fix="worker_detect_quorum_queues = True",
+    sets={"worker_detect_quorum_queues": "True"},
     see="celery#9512",
 )
 def global_prefetch(subject: Subject) -> str | None:

@@ -44,7 +44,7 @@ def visibility_timeout(subject: Subject) -> str | None:
     "HF503-redis-socket-timeout",
     Severity.WARNING,
     loss="delay() hangs on a connection whose peer is gone",
-    fix='broker_transport_options = {"socket_timeout": 5, "socket_connect_timeout": 2, ...}',
+    sets={"broker_transport_options": {"socket_timeout": "5", "socket_connect_timeout": "2"}},
     see="celery#10302",
 )
 def redis_socket_timeout(subject: Subject) -> str | None:

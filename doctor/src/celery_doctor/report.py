@@ -1,20 +1,18 @@
-"""Prints what the doctor found, as text or as JSON."""
+"""What the doctor found in one application, in the order in which it is told."""
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-import click
-
-from celery_doctor.rules import Finding, Severity, State
+from celery_doctor.dialect import too_new
+from celery_doctor.rules import Finding, Rule, Severity, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-COLOURS = {Severity.FATAL: "red", Severity.WARNING: "yellow", Severity.ADVICE: "cyan"}
+    from celery_doctor.dialect import Value
+    from celery_doctor.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -23,15 +21,23 @@ class Report:
 
     Attributes:
         app: the application as it was named.
+        subject: the application as the rules saw it.
         findings: of all rules that were asked and not ignored.
+        asked: those rules.
         ignored: reasons by rule.
-        spell: puts the names of settings into the form that the application uses.
+        fails_on: the lowest severity that is a failure.
+        fix: whether to print the settings to write.
+        colour: whether the text has colours.
     """
 
     app: str
+    subject: Subject
     findings: list[Finding]
+    asked: list[Rule]
     ignored: Mapping[str, str]
-    spell: Callable[[str], str]
+    fails_on: Severity
+    fix: bool = False
+    colour: bool = False
 
     def of(self, *states: State) -> list[Finding]:
         """Return the findings of some states, the worst first."""
@@ -39,43 +45,32 @@ class Report:
         return sorted(chosen, key=lambda one: (one.state is State.UNJUDGED, -one.rule.severity, one.rule.id))
 
     @property
+    def failures(self) -> list[Finding]:
+        """What was found and is bad enough to fail."""
+        return [one for one in self.of(State.FOUND) if one.rule.severity >= self.fails_on]
+
+    @property
     def skipped(self) -> list[str]:
         """What was not allowed or not asked, one text each."""
         return [f"{one.rule.id}: {one.found}" for one in self.of(State.SKIPPED)]
 
+    def spell(self, text: str) -> str:
+        """Put the names of settings in a text into the application's form."""
+        return self.subject.spell(text)
 
-def write(output: TextIO, report: Report, *, as_json: bool) -> None:
-    """Print a report.
+    @property
+    def settings(self) -> list[str]:
+        """The settings that answer what was found, as lines of Python in the application's form."""
+        values: dict[str, Value] = {}
+        for one in self.of(State.FOUND):
+            for name, value in one.rule.sets.items():
+                kept = values.get(name, {})
+                values[name] = value if isinstance(value, str) or isinstance(kept, str) else {**kept, **value}
+        usable = {name: value for name, value in values.items() if not too_new(name)}
+        late = {name: value for name, value in values.items() if too_new(name)}
+        return [*self.subject.dialect.block(usable), *self.subject.dialect.block(late)]
 
-    Args:
-        output: where to.
-        report: what.
-        as_json: one JSON object instead of text.
-    """
-    if as_json:
-        rows = [one.as_json(report.spell) for one in report.of(State.FOUND, State.UNJUDGED)]
-        content = {"app": report.app, "findings": rows, "skipped": report.skipped, "ignored": dict(report.ignored)}
-        click.echo(json.dumps(content, indent=2), file=output)
-        return
-    colour = None if "NO_COLOR" not in os.environ else False
-    for one in report.of(State.FOUND, State.UNJUDGED):
-        click.echo(_text(one, report.spell), file=output, color=colour)
-    for name, reason in report.ignored.items():
-        click.echo(f"ignored {name}: {reason}", file=output)
-    for text in report.skipped:
-        click.echo(f"skipped {text}", file=output)
-    found = report.of(State.FOUND)
-    counts = [sum(one.rule.severity is severity for one in found) for severity in sorted(Severity, reverse=True)]
-    unjudged = len(report.of(State.UNJUDGED))
-    end = f", {unjudged} could not judge" if unjudged else ""
-    click.echo("{} fatal, {} warnings, {} advice".format(*counts) + end, file=output)
-
-
-def _text(one: Finding, spell: Callable[[str], str]) -> str:
-    rule = one.rule
-    if one.state is State.UNJUDGED:
-        head = click.style(State.UNJUDGED.value.upper(), fg="magenta", bold=True)
-        return f"{head} {rule.id}: {spell(one.found)}"
-    head = click.style(rule.severity.name, fg=COLOURS[rule.severity], bold=True)
-    see = f"    ({rule.see})" if rule.see else ""
-    return f"{head} {rule.id}: {spell(one.found)}\n    loses: {rule.loss}\n    fix:   {spell(rule.fix)}{see}"
+    @property
+    def unset(self) -> list[str]:
+        """The numbers of the rules that found something which no setting alone answers."""
+        return sorted({one.rule.number for one in self.of(State.FOUND) if not one.rule.sets})

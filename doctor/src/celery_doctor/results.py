@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Severity.WARNING,
     loss="one failed write at the end of a finished task stores FAILURE, or nothing, and the message is acknowledged",
     fix="result_backend_always_retry = True, or the result backend of holdfast.results",
+    sets={"result_backend_always_retry": "True", "result_backend_max_retries": "60"},
     see="celery#8588",
 )
 def always_retry(subject: Subject) -> str | None:
@@ -30,7 +31,7 @@ def always_retry(subject: Subject) -> str | None:
     "HF302-endless-retry",
     Severity.WARNING,
     loss="a store that stays down blocks the worker's main loop and every message forever",
-    fix="result_backend_max_retries = 60",
+    sets={"result_backend_max_retries": "60"},
     see="celery#9239",
 )
 def endless_retry(subject: Subject) -> str | None:
@@ -56,7 +57,7 @@ def redis_extra(subject: Subject) -> str | None:
     "HF304-socket-timeout",
     Severity.WARNING,
     loss="each command waits two minutes for a primary that is cut off, while the task's message is held",
-    fix="redis_socket_timeout = 5",
+    sets={"redis_socket_timeout": "5"},
     see="celery#6348",
 )
 def socket_timeout(subject: Subject) -> str | None:
@@ -70,7 +71,7 @@ def socket_timeout(subject: Subject) -> str | None:
     "HF305-connect-timeout",
     Severity.WARNING,
     loss="a connection attempt to a dead address takes longer than the failover",
-    fix="redis_socket_connect_timeout = 2",
+    sets={"redis_socket_connect_timeout": "2"},
 )
 def connect_timeout(subject: Subject) -> str | None:
     missing = subject.redis_results and not subject.get("redis_socket_connect_timeout")
@@ -139,7 +140,7 @@ def rpc_results(subject: Subject) -> str | None:
     "HF311-chord-join",
     Severity.ADVICE,
     loss="the chord's body is replaced by an error when the store fails over while the parts are collected",
-    fix="result_chord_join_timeout = 30",
+    sets={"result_chord_join_timeout": "30"},
 )
 def chord_join(subject: Subject) -> str | None:
     value = subject.number("result_chord_join_timeout")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, TypeVar, Union
+
+from celery_doctor.dialect import Value, needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +49,8 @@ class Rule:
         fix: what to write, exactly.
         see: upstream issue, ``project#number``, or an empty text.
         check: returns what was found, one text or several; None when all is well or the rule does not apply.
+        sets: the settings that are the whole answer, as Python writes their values; a dictionary is put into what the
+            application has there.
     """
 
     id: str
@@ -55,6 +59,7 @@ class Rule:
     fix: str
     see: str
     check: Check
+    sets: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def number(self) -> str:
@@ -76,6 +81,14 @@ class Finding:
     found: str
     state: State = State.FOUND
 
+    def fix(self, spell: Callable[[str], str] = str) -> str:
+        """Return what to write, and the release of Celery that it needs when the installed one is older.
+
+        Args:
+            spell: as for :meth:`as_json`.
+        """
+        return "; ".join([spell(self.rule.fix), *map(spell, needs(self.rule.fix))])
+
     def as_json(self, spell: Callable[[str], str] = str) -> dict[str, str]:
         """Return the finding as values of JSON.
 
@@ -89,7 +102,7 @@ class Finding:
             "state": self.state.value,
             "found": spell(self.found),
             "loss": rule.loss,
-            "fix": spell(rule.fix),
+            "fix": self.fix(spell),
             "see": rule.see,
         }
 
@@ -106,9 +119,16 @@ class Rules:
         self._rules: dict[str, Rule] = {}
 
     def __call__(
-        self, name: str, severity: Severity, *, loss: str, fix: str, see: str = ""
+        self,
+        name: str,
+        severity: Severity,
+        *,
+        loss: str,
+        fix: str = "",
+        see: str = "",
+        sets: Mapping[str, Value] | None = None,
     ) -> Callable[[Check], Check]:
-        """Register a check as a rule; the parameters are those of :class:`Rule`.
+        """Register a check as a rule; the parameters are those of :class:`Rule`. ``fix`` may be left to ``sets``.
 
         Raises:
             ValueError: there is a rule of that name already.
@@ -117,7 +137,7 @@ class Rules:
         def register(check: Check) -> Check:
             if name in self._rules:
                 raise ValueError(f"rule {name} is defined twice")
-            self._rules[name] = Rule(name, severity, loss, fix, see, check)
+            self._rules[name] = Rule(name, severity, loss, fix or _written(sets or {}), see, check, sets or {})
             return check
 
         return register
@@ -135,6 +155,16 @@ class Rules:
         for rule in self:
             if only(rule):
                 yield from _ask(rule, subject)
+
+
+def _written(sets: Mapping[str, Value]) -> str:
+    """Return settings as the text of a fix; of a dictionary only the part that matters is known."""
+    return ", ".join(
+        f"{name} = {value}"
+        if isinstance(value, str)
+        else f"{name} = {{" + ", ".join([*(f'"{key}": {part}' for key, part in value.items()), "..."]) + "}"
+        for name, value in sets.items()
+    )
 
 
 def _ask(rule: Rule, subject: Any) -> Iterator[Finding]:
@@ -182,7 +212,8 @@ broker_rules = Rules("a running RabbitMQ, with the application's login")
 management_rules = Rules("a running RabbitMQ, over its management API")
 redis_rules = Rules("a running Redis")
 sentinel_rules = Rules("the running Sentinels")
-FAMILIES = (settings_rules, process_rules, broker_rules, management_rules, redis_rules, sentinel_rules)
+SERVER_FAMILIES = (broker_rules, management_rules, redis_rules, sentinel_rules)
+FAMILIES = (settings_rules, process_rules, *SERVER_FAMILIES)
 
 
 def every_rule() -> list[Rule]:

@@ -50,7 +50,7 @@ def one_beat(subject: Subject) -> str | None:
     "HF402-lock-timeout",
     Severity.WARNING,
     loss="when the beat that holds the lock dies, no tick is sent until the lock expires",
-    fix="redbeat_lock_timeout = 30, beat_max_loop_interval = 5",
+    sets={"redbeat_lock_timeout": "30", "beat_max_loop_interval": "5"},
     see="redbeat#271",
 )
 def lock_timeout(subject: Subject) -> str | None:

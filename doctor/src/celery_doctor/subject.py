@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.app.backends import by_url
-from celery.app.defaults import NAMESPACES, flatten
 from celery.utils.imports import symbol_by_name
 
 from celery_doctor import routes, urls
+from celery_doctor.dialect import OPTIONS, Dialect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +24,6 @@ BACKENDS = {  # modules of Celery's own backends, of which others are made by in
     "celery.backends.database": "database",
     "django_celery_results.backends": "database",
 }
-OPTIONS: dict[str, Any] = dict(flatten(NAMESPACES))
 
 
 class Subject:
@@ -38,6 +36,8 @@ class Subject:
     def __init__(self, app: Celery) -> None:
         self.app = app
         app.finalize()
+        app.conf.finalize()  # from here on an error in the settings is one of loading
+        self.dialect = Dialect(app)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a setting as Celery resolves it, ``default`` when neither the application nor Celery knows it."""
@@ -70,17 +70,9 @@ class Subject:
 
         Args:
             text: names are in Celery's own form, ``task_acks_late``; with ``namespace="CELERY"`` they become
-                ``CELERY_TASK_ACKS_LATE``.
+                ``CELERY_TASK_ACKS_LATE``, in an application of before Celery 4 ``CELERY_ACKS_LATE``.
         """
-        namespace = getattr(self.app, "namespace", None)
-        if not namespace:
-            return text
-
-        def spelt(match: re.Match[str]) -> str:
-            name = match.group()
-            return f"{namespace}_{name.upper()}" if name in OPTIONS or name.startswith("redbeat_") else name
-
-        return re.sub(r"(?<![\w\"'.])[a-z]+(?:_[a-z]+)+\b(?!\()", spelt, text)
+        return self.dialect.spell(text)
 
     @cached_property
     def write_brokers(self) -> list[urls.Address]:

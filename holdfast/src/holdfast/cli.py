@@ -11,7 +11,7 @@ from holdfast import extras
 
 COMMANDS = {
     "dead": "holdfast.dead:command",
-    "doctor": "celery_doctor.cli:command",
+    "doctor": "holdfast.doctor:command",
     "outbox": "holdfast.outbox.cli:command",
     "probe": "holdfast.probe:command",
     "relay": "holdfast.outbox.cli:relay",
