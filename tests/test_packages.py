@@ -26,6 +26,7 @@ PARTS = {  # distribution: its package and where that lies
     "holdfast-drill": ("drill", "drill/src"),
 }
 PROMISES = {  # extra: what works with it, and without it says how to get it
+    "django": ("import holdfast.django.apps",),
     "beat": ("import holdfast; holdfast.beat.Scheduler",),
     "metrics": ("import holdfast.metrics.server",),
     "outbox": ("import holdfast; holdfast.outbox.enqueue, holdfast.inbox.once", "import holdfast.outbox.cli"),
@@ -131,7 +132,8 @@ def test_an_empty_environment_gets_what_the_extra_promises(built: Path, tmp_path
     for code in (*ALWAYS, *PROMISES.get(extra or "", ())):
         done = run(python, "-I", "-c", code)
         assert done.returncode == 0, (code, done.stderr)
-    brought = {extra, "metrics"} if extra == "outbox" else {extra}  # the relay has a page of its own
+    relays = {"django", "outbox"}  # a relay has a page of its own
+    brought = {extra, "metrics"} if extra in relays else {extra}
     for other, codes in PROMISES.items():
         for code in codes if other not in brought else ():
             done = run(python, "-I", "-c", code)

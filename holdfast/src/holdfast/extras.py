@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OF = {  # package to import: extra of celery-holdfast that brings it
+    "django": "django",
     "opentelemetry": "tracing",
     "prometheus_client": "metrics",
     "redbeat": "beat",

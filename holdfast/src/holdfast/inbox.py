@@ -14,7 +14,7 @@ import json
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from holdfast import extras
+from holdfast import extras, keys
 
 with extras.needed():
     from sqlalchemy import Column, MetaData, Table, delete, false, select, update
@@ -73,16 +73,7 @@ def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) 
         TypeError: the key is neither text nor tuple, or the result is no JSON value; the effect is undone.
         Exception: whatever ``effect`` raises.
     """
-    if not isinstance(key, (str, tuple)):
-        raise TypeError(
-            f"the key is {key!r}; allowed is a text or a tuple of texts. A task that is called directly, as map, "
-            "starmap and chunks do, has no id: make its key from its arguments"
-        )
-    name = key if isinstance(key, str) else "/".join(part.replace("/", "//") for part in key)
-    if not 0 < len(name) <= 255:
-        raise ValueError(f"the key {name[:60]!r} has {len(name)} characters; 1 to 255 are allowed, use the task's id")
-    if "\x00" in name:
-        raise ValueError(f"the key {name[:60]!r} has a NUL, which PostgreSQL does not store; use the task's id")
+    name = keys.text(key)
     dialect = session.connection().dialect.name
     if dialect not in _CLAIM:
         raise ValueError(f"the inbox works on {', '.join(_CLAIM)}; this database is {dialect}")

@@ -6,10 +6,12 @@ from datetime import datetime, timezone
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter
-from prometheus_client.core import GaugeMetricFamily
-
+from holdfast import extras
 from holdfast.metrics.server import Server
+
+with extras.needed():
+    from prometheus_client import Counter
+    from prometheus_client.core import GaugeMetricFamily
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,15 +23,24 @@ if TYPE_CHECKING:
 _index = attrgetter("index")
 
 
-def sender(app: Celery) -> Send:
+def sender(app: Celery, deadline: float | None = None) -> Send:
     """Return the way to the broker that an app writes to.
 
     It goes past the app's own publisher, whose fallback may be the outbox: a row would never come to rest.
+
+    Args:
+        app: the Celery app.
+        deadline: seconds that a message may take on AMQP; None for ``holdfast_publish_deadline``.
     """
     connection = app.connection_for_write()
     if connection.transport.driver_type == "amqp":
         publisher = Publisher(connection, Policy.from_settings(app.conf))
-        return lambda messages: [outcome.error for outcome in sorted(publisher.publish_all(messages), key=_index)]
+
+        def send(messages: Sequence[Message]) -> list[Exception | None]:
+            outcomes = publisher.publish_all(messages, deadline=deadline)
+            return [outcome.error for outcome in sorted(outcomes, key=_index)]
+
+        return send
     return _Kombu(app)
 
 
