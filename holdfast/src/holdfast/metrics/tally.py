@@ -1,7 +1,9 @@
 """What a worker's main process counts for each task, as plain numbers in its memory.
 
-A metric of prometheus_client costs several microseconds a task, more than anything else that is counted. These cost a
-fraction of one. The page reads them without a lock: one that is held while a child is forked is held in it for ever.
+In a worker, metrics of prometheus_client keep their numbers in a file that children write, too. Those of many tasks
+outgrow the blocks that are allocated for it, and writing to the rest of the file on a full disk kills the process. Only
+the main process counts these, so they need no file. The page reads them without a lock: one that is held while a child
+is forked is held in it for ever.
 """
 
 from __future__ import annotations
