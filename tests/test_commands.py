@@ -26,7 +26,7 @@ PAGES = [
         ["git", "ls-files", "*.md"], cwd=ROOT, check=True, text=True, capture_output=True
     ).stdout.splitlines()
 ]
-LANGUAGES = {"console", "json", "python", "sh", "text", "yaml", "toml", "ini", "dockerfile", "bash", "mermaid"}
+LANGUAGES = {"diff", "console", "json", "python", "sh", "text", "yaml", "toml", "ini", "dockerfile", "bash", "mermaid"}
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .commands import files
+from .commands import ROOT, fences, files
 from .test_docs import PAGES as ALL_PAGES
 from .tutorials import PAGES, UNREACHABLE, run, write
 
@@ -36,6 +38,13 @@ from shop.web import api
 client = TestClient(api)
 def order(): return client.post("/orders?email=ada@example.com")
 def show(): return client.get("/orders/1").json()
+""",
+    "flask": """
+from make_celery import flask_app
+from shop.tasks import send_invoice
+client = flask_app.test_client()
+def order(): return client.post("/orders", data={"email": "ada@example.com"})
+def show(): return client.get("/orders/1").get_json()
 """,
 }
 CHECK = """
@@ -98,3 +107,19 @@ print(sweep.apply().get())
 
     assert run(tmp_path, UNREACHABLE, "python3", "-c", REQUESTS["django"] + program).splitlines()[-1] == "1"
     assert json.loads(run(tmp_path, UNREACHABLE, "holdfast", "outbox", "status"))["waiting"] == 1
+
+
+def test_the_example_is_the_application_of_its_page_and_counts_its_changed_lines(tmp_path: Path) -> None:
+    example = ROOT / "examples/flask"
+    paths = sorted(str(path.relative_to(example)) for path in example.rglob("*.py"))
+    told = {path: text.removeprefix(f"# {path}\n") for path, text in files(PAGES["flask"]).items()}
+    assert told == {path: (example / path).read_text() for path in paths}
+
+    difference = next(text for _, language, text in fences(example / "README.md") if language == "diff")
+    changed = [line for line in difference.splitlines() if re.match(r"[+-](?![+-]{2} )\s*\S", line)]
+    added = [line for line in changed if line.startswith("+")]
+    assert (len(changed), len(added)) == (9, 6), "as the page says"
+    shutil.copytree(example, tmp_path, dirs_exist_ok=True)
+    command = ["patch", "--reverse", "--strip=1", "--quiet"]
+    subprocess.run(command, cwd=tmp_path, input=difference + "\n", text=True, check=True)
+    assert not [path for path in paths if "holdfast" in (tmp_path / path).read_text()]

@@ -12,7 +12,7 @@ from .commands import ROOT, files
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGES = {name: ROOT / f"docs/tutorials/{name}.md" for name in ("django", "fastapi")}
+PAGES = {name: ROOT / f"docs/tutorials/{name}.md" for name in ("django", "fastapi", "flask")}
 UNREACHABLE = {
     "HOLDFAST_BROKER_URL": "amqp://app:secret@127.0.0.1:1/holdfast",
     "HOLDFAST_RESULT_URL": "sentinel://app:secret@127.0.0.1:1/0",
@@ -33,7 +33,8 @@ def environment(servers: dict[str, str]) -> dict[str, str]:
     """Return the environment of the tutorials' terminals, with the programs of this interpreter first."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "DJANGO_"))}
     path = f"{os.path.dirname(sys.executable)}:{own['PATH']}"  # noqa: PTH120 - resolving would leave the environment
-    return own | servers | {"PATH": path, "HOLDFAST_OUTBOX_URL": "sqlite:///outbox.sqlite3"}
+    database = "sqlite:///outbox.sqlite3"
+    return own | servers | {"PATH": path, "HOLDFAST_OUTBOX_URL": database, "DATABASE_URL": database}
 
 
 def write(name: str, folder: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stack  # needs the engine and the images that `make up` provides
 
-APPS = {"django": "shop", "fastapi": "shop.celery"}
+APPS = {"django": "shop", "fastapi": "shop.celery", "flask": "make_celery"}
 
 
 @contextmanager
