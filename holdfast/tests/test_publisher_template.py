@@ -21,7 +21,7 @@ from kombu.serialization import register_json, registry
 
 from holdfast.app import install
 from holdfast.published import PUBLISHED_AT
-from holdfast.publisher.many import _messages, _wires
+from holdfast.publisher.many import _wires, wires_of
 from holdfast.publisher.message import Message
 from holdfast.publisher.template import Templates, plain_repr
 
@@ -148,7 +148,7 @@ def built_by_celery(app: Celery, *signatures: Signature[Any]) -> list[int]:
         key = templates.key(signature)
         if key is None or templates.fill(key, signature) is None:
             found.append(place)
-        list(_messages(app, templates, signature))
+        list(wires_of(app, templates, signature))
     return found
 
 
@@ -384,6 +384,6 @@ def test_a_soft_time_limit_ends_a_bulk_and_not_one_signature(monkeypatch: pytest
     def strike(*_: object) -> None:
         raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr("holdfast.publisher.many._messages", strike)
+    monkeypatch.setattr("holdfast.publisher.many.wires_of", strike)
     with pytest.raises(SoftTimeLimitExceeded):
         list(_wires(OURS, [OURS.tasks["pair"].s(1)]))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast import (
+        aio,
         beat,
         environment,
         inbox,
@@ -41,6 +42,7 @@ _NAMES = {
 
 __all__ = [
     "NotAcknowledged",
+    "aio",
     "beat",
     "environment",
     "inbox",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, case, delete, false, func, insert, or_, select, update
@@ -35,7 +36,7 @@ def enqueue(session: Session | Connection, signature: Signature[Any]) -> str:
     """Store a task, chain, group or chord; it is published some moments after the transaction is committed.
 
     The ids of all its tasks are decided now. Nothing is sent, and nothing is asked of the broker or the result store.
-    With an ``AsyncSession``: ``await session.run_sync(enqueue, signature)``. With ``task_always_eager``, in tests,
+    With an ``AsyncSession``: ``await holdfast.aio.enqueue(session, signature)``. With ``task_always_eager``, in tests,
     nothing is stored: it runs in this thread after the commit, and a rollback drops it.
 
     Args:
@@ -48,9 +49,14 @@ def enqueue(session: Session | Connection, signature: Signature[Any]) -> str:
     Raises:
         kombu.exceptions.EncodeError: an argument cannot be serialised.
         celery.exceptions.QueueNotFound: the signature names an unknown queue.
-        TypeError: the arguments do not fit the task; or ``task_always_eager`` is set and ``session`` is a connection.
+        TypeError: the arguments do not fit the task; the session is one for asyncio; or ``task_always_eager`` is set
+            and ``session`` is a connection.
         ValueError: the signature has no task.
     """
+    if iscoroutinefunction(session.execute):  # nobody would await it: the row would not be written
+        raise TypeError(
+            f"{type(session).__name__} is for asyncio; write: await holdfast.aio.enqueue(session, signature)"
+        )
     if signature.app.conf.task_always_eager:
         return run_after_commit(session, signature)
     return put(session, record(signature))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from holdfast.metrics import numbers
 from holdfast.publisher.attempt import Attempts
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from holdfast.publisher.attempt import Cluster
     from holdfast.publisher.link import Link
     from holdfast.publisher.message import Wire
+
+    # a message, or why there is none, and the seconds until its verdict
+    Entry: TypeAlias = tuple[Wire | Exception, float | None]
 
 WINDOW = 1000  # messages
 _BATCH = 64  # messages written at once
@@ -81,6 +84,8 @@ class Pipeline:
         self._window = window
         self._deadline = deadline
         self._more = True
+        self._idle = False  # the source had nothing when it was last asked
+        self._count = count()
         self._under_way: deque[_Flight] = deque()
         self._again: list[_Flight] = []
 
@@ -90,7 +95,17 @@ class Pipeline:
         Args:
             wires: the messages; an exception stands for one that could not be built and becomes its outcome.
         """
-        source = enumerate(wires)
+        return self.stream((wire, self._deadline) for wire in wires)
+
+    def stream(self, entries: Iterable[Entry | None]) -> Iterator[Outcome]:
+        """Publish messages that come one by one while others are under way, each with a deadline of its own.
+
+        Args:
+            entries: messages with the seconds until their verdict (None for the policy's). None instead of an entry
+                means that there is nothing more to send at the moment; with nothing under way, the iterator has to wait
+                for an entry itself.
+        """
+        source = iter(entries)
         here = self._cluster.nodes.depth
         while self._more or self._under_way or self._again:
             outer = here.value
@@ -101,29 +116,40 @@ class Pipeline:
                 here.value = outer
             yield from outcomes
 
-    def _round(self, source: Iterator[tuple[int, Wire | Exception]]) -> list[Outcome]:
+    def _round(self, source: Iterator[Entry | None]) -> list[Outcome]:
         """Send what there is room for, wait when there is none; return what has ended."""
         outcomes: list[Outcome] = []
         batch = self._due()
         room = min(_BATCH, self._window - len(batch) - len(self._under_way) - len(self._again))
-        if self._more and room > 0:
-            fresh = list(islice(source, room))
-            self._more = len(fresh) == room
-            for index, wire in fresh:
-                refused = self._cluster.refusal(wire)
-                if refused is not None:
-                    outcomes.append(self._verdict(index, wire, refused))
-                elif not isinstance(wire, Exception):
-                    batch.append(_Flight(index, Attempts(self._cluster, wire, self._deadline)))
+        for wire, deadline in self._take(source, room):
+            index = next(self._count)
+            refused = self._cluster.refusal(wire)
+            if refused is not None:
+                outcomes.append(self._verdict(index, wire, refused))
+            elif not isinstance(wire, Exception):
+                batch.append(_Flight(index, Attempts(self._cluster, wire, deadline)))
         if batch:
             self._submit(batch)
-        if not self._more or len(self._under_way) + len(self._again) >= self._window:
+        if self._idle or not self._more or len(self._under_way) + len(self._again) >= self._window:
             self._wait()
         while self._under_way and self._under_way[0].done:
             outcome = self._conclude(self._under_way.popleft())
             if outcome is not None:
                 outcomes.append(outcome)
         return outcomes
+
+    def _take(self, source: Iterator[Entry | None], room: int) -> list[Entry]:
+        """Return what there is to send and room for; note whether there may be more."""
+        fresh: list[Entry] = []
+        if self._more and room > 0:
+            for entry in islice(source, room):
+                if entry is None:
+                    break
+                fresh.append(entry)
+            else:
+                self._more = len(fresh) == room
+            self._idle = self._more and len(fresh) < room
+        return fresh
 
     def _due(self) -> list[_Flight]:
         now = monotonic()

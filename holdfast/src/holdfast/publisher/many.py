@@ -59,14 +59,24 @@ def _wires(app: Celery, signatures: Iterable[Signature[Any]]) -> Iterator[Wire |
     templates = Templates(app)
     for signature in signatures:
         try:
-            yield from _messages(app, templates, signature)
+            yield from wires_of(app, templates, signature)
         except SoftTimeLimitExceeded:
             raise  # it is meant for the caller, not for this signature
         except Exception as error:  # noqa: BLE001 - becomes the outcome of this signature; the others go on
             yield error
 
 
-def _messages(app: Celery, templates: Templates, signature: Signature[Any]) -> Iterator[Wire]:
+def wires_of(app: Celery, templates: Templates, signature: Signature[Any]) -> Iterator[Wire]:
+    """Yield the messages that ``apply_async`` would send for a signature.
+
+    Args:
+        app: an app on which ``holdfast.install`` was called.
+        templates: what earlier messages have taught.
+        signature: what to publish.
+
+    Raises:
+        Exception: a message cannot be built; as ``apply_async`` would say.
+    """
     key = templates.key(signature)
     wire = templates.fill(key, signature) if key is not None else None
     if wire is not None:

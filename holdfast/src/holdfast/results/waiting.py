@@ -11,6 +11,8 @@ from celery.result import ResultSet
 from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from celery.result import AsyncResult
 
 
@@ -32,12 +34,30 @@ def get(result: AsyncResult[Any] | ResultSet, timeout: float, *, interval: float
         celery.exceptions.TimeoutError: there is no result at the deadline.
         Exception: what the task raised.
     """
-    return _get(result, monotonic() + timeout, interval, propagate)
+    step = waiting(result, monotonic() + timeout, interval, propagate)
+    while True:
+        ended, value = ask(step)
+        if ended:
+            return value
+        sleep(value)
 
 
-def _get(result: Any, until: float, interval: float, propagate: bool) -> Any:
+def waiting(result: Any, until: float, interval: float, propagate: bool) -> Generator[float, None, Any]:
+    """Ask for a result until it is there; whoever waits decides how.
+
+    Args:
+        result: as for :func:`get`, and so are ``interval`` and ``propagate``.
+        until: the deadline, as a ``time.monotonic()`` value.
+
+    Returns:
+        A generator that yields the seconds to wait before its next step, and returns what :func:`get` returns.
+    """
     if isinstance(result, ResultSet):
-        return [_get(one, until, interval, propagate) for one in result.results or ()]
+        values = []
+        for one in result.results or ():
+            value = yield from waiting(one, until, interval, propagate)
+            values.append(value)
+        return values
     pause, trouble = 0.01, None
     while True:
         try:
@@ -48,5 +68,13 @@ def _get(result: Any, until: float, interval: float, propagate: bool) -> Any:
         if monotonic() + pause > until:
             why = f"the store said: {trouble}" if trouble else "the task has not ended"
             raise ResultTimeout(f"no result of task {result.id} before the deadline: {why}") from trouble
-        sleep(pause)
+        yield pause
         pause = min(pause * 1.5, interval)
+
+
+def ask(step: Generator[float, None, Any]) -> tuple[bool, Any]:
+    """Make one step of :func:`waiting`; return whether it ended, and its result or the seconds to wait."""
+    try:
+        return False, next(step)
+    except StopIteration as end:
+        return True, end.value

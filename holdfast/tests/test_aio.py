@@ -1,0 +1,395 @@
+"""Publishing from coroutines, against scripted brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery, chain, group
+from celery.exceptions import TimeoutError as ResultTimeout
+from kombu.exceptions import EncodeError
+from loop_stall import recorded
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from test_publisher_link import Peer, ack, silent
+
+import holdfast
+from holdfast import aio, outbox, publisher
+from holdfast.aio.dispatch import GRACE
+from holdfast.outbox.table import outbox as table
+from holdfast.publisher import Nacked, NotAcknowledged, TimedOut, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from test_publisher_link import Session
+
+PATIENT = {"deadline": 20.0, "attempt": 20.0, "connect": 10.0}  # nothing is slow there but the machine
+
+
+def app_of(url: str, **policy: float) -> Celery:
+    app = Celery("aio", broker=url, backend="cache+memory://", set_as_current=False)
+    app.conf.update({f"holdfast_publish_{name}": value for name, value in policy.items()}, broker_pool_limit=1)
+    publisher.install(app)
+
+    @app.task(name="add", shared=False)
+    def add(x: int, y: int = 0) -> int:
+        return x + y
+
+    return app
+
+
+@contextmanager
+def scripted(*scripts: Callable[[Session, int], None], **policy: float) -> Iterator[tuple[Celery, Any, list[Peer]]]:
+    """An app with one scripted broker for each script, its task, and these brokers."""
+    nodes = [Peer(script) for script in scripts]
+    app = app_of(";".join(f"amqp://u:p@127.0.0.1:{node.port}//" for node in nodes), **{**PATIENT, **policy})
+    try:
+        yield app, app.tasks["add"], nodes
+    finally:
+        publisher.publisher_of(app).close()  # ends waiting for a silent node
+        aio.dispatch.close(app)
+        for node in nodes:
+            node.server.close()
+
+
+def test_many_coroutines_share_a_connection_and_a_thread() -> None:
+    with scripted(ack) as (app, add, (node,)):
+
+        async def run() -> tuple[list[Any], int]:
+            before = threading.active_count()
+            calls = [aio.apply_async(add, (n,), task_id=f"id-{n:04}") for n in range(500)]
+            return await asyncio.gather(*calls), threading.active_count() - before
+
+        results, threads = asyncio.run(run())
+        assert [result.id for result in results] == [f"id-{n:04}" for n in range(500)]
+        assert sorted(ids(node)) == [result.id for result in results]
+        assert len(node.sessions) == 1
+        assert threads <= 3, "one publishes; two belong to the scripted broker"
+        assert isinstance(results[0], app.AsyncResult)
+
+
+def test_the_loop_goes_on_while_the_broker_is_silent() -> None:
+    with scripted(silent, deadline=1.0, attempt=1.0) as (_, add, _nodes):
+
+        async def run() -> tuple[list[Any], float]:
+            async with recorded() as stall:
+                calls = [aio.delay(add, n) for n in range(50)]
+                return await asyncio.gather(*calls, return_exceptions=True), stall.longest
+
+        started = monotonic()
+        errors, longest = asyncio.run(run())
+        assert monotonic() - started >= 1.0
+        assert {type(error) for error in errors} == {TimedOut}
+        assert all(error.maybe_published for error in errors)
+        assert longest < 0.5
+
+
+def test_a_call_whose_turn_does_not_come_ends_at_its_deadline_and_is_never_sent() -> None:
+    release = threading.Event()
+    with scripted(lambda session, tag: release.wait(30) and session.ack(tag)) as (_, add, (node,)):
+
+        async def run() -> tuple[NotAcknowledged, float]:
+            first = asyncio.create_task(aio.apply_async(add, (1,), task_id="id-0001"))
+            await until(lambda: node.published)
+            started = monotonic()
+            with pytest.raises(TimedOut) as caught:
+                await aio.apply_async(add, (2,), task_id="id-0002", deadline=0.2)
+            took = monotonic() - started
+            release.set()
+            await first
+            await aio.apply_async(add, (3,), task_id="id-0003")
+            return caught.value, took
+
+        error, took = asyncio.run(run())
+        assert (error.task_id, error.maybe_published) == ("id-0002", False)
+        assert 0.2 <= took < 0.2 + 2 * GRACE
+        assert ids(node) == ["id-0001", "id-0003"]
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_cancelled_call_says_whether_a_broker_may_have_it(sent: bool) -> None:
+    release = threading.Event()
+    with scripted(lambda session, tag: release.wait(30) and session.ack(tag)) as (_, add, (node,)):
+
+        async def run() -> NotAcknowledged | None:
+            first = asyncio.create_task(aio.apply_async(add, (1,), task_id="id-0001"))
+            await until(lambda: node.published)
+            second = asyncio.create_task(aio.apply_async(add, (2,), task_id="id-0002"))
+            await asyncio.sleep(0)
+            victim = first if sent else second
+            victim.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await victim
+            release.set()
+            await aio.apply_async(add, (3,), task_id="id-0003")
+            return aio.verdict(caught.value)
+
+        cancelled = asyncio.run(run())
+        assert cancelled is not None
+        assert (cancelled.task_id, cancelled.maybe_published) == ("id-0001" if sent else "id-0002", sent)
+        assert ("id-0002" in ids(node)) is sent
+
+
+def test_a_timeout_of_asyncio_stays_one_and_tells_what_is_known() -> None:
+    with scripted(silent, deadline=3.0, attempt=3.0) as (_, add, (node,)):
+
+        async def run() -> NotAcknowledged | None:
+            async def expire(limit: asyncio.Timeout) -> None:
+                await until(lambda: node.published)
+                limit.reschedule(0)
+
+            async def call() -> None:
+                async with asyncio.timeout(None) as limit:
+                    expiring.append(asyncio.create_task(expire(limit)))
+                    await aio.delay(add, 1)
+
+            expiring: list[asyncio.Task[None]] = []
+            with pytest.raises(TimeoutError) as caught:
+                await call()
+            await expiring[0]
+            return aio.verdict(caught.value)
+
+        known = asyncio.run(run())
+        assert isinstance(known, aio.PublishCancelled)
+        assert known.maybe_published
+
+
+def test_what_cannot_be_built_raises_for_its_own_coroutine_only() -> None:
+    with scripted(ack) as (_, add, (node,)):
+
+        async def run() -> list[Any]:
+            calls = [aio.delay(add, object()), aio.delay(add), aio.delay(add, 1), aio.delay(add, 1, nothing=2)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        unserialisable, missing, good, unknown = asyncio.run(run())
+        assert isinstance(unserialisable, EncodeError)
+        assert isinstance(missing, TypeError)
+        assert isinstance(unknown, TypeError)
+        assert good.id
+        assert len(node.published) == 1
+
+
+def test_the_verdict_is_the_one_of_the_synchronous_publisher() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    app = app_of(f"amqp://u:p@127.0.0.1:{port}//", deadline=0.5)
+    with pytest.raises(Unreachable) as unreachable:
+        asyncio.run(aio.delay(app.tasks["add"], 1))
+    assert not unreachable.value.maybe_published
+    with (
+        scripted(lambda session, tag: session.nack(tag), deadline=0.5) as (_, add, _nodes),
+        pytest.raises(Nacked) as nacked,
+    ):
+        asyncio.run(aio.delay(add, 1))
+    assert not nacked.value.maybe_published
+
+
+def test_the_fallback_stores_what_no_broker_took() -> None:
+    stored: list[Any] = []
+    with scripted(lambda session, tag: session.nack(tag), deadline=0.5) as (app, add, _):
+        publisher.publisher_of(app).fallback = stored.append
+        result = asyncio.run(aio.delay(add, 1))
+        assert [message.task_id for message in stored] == [result.id]
+
+
+def test_many_signatures_have_an_outcome_each_in_their_order() -> None:
+    with scripted(ack) as (app, add, (node,)):
+        signatures = [add.s(n) for n in range(250)]
+        signatures[7] = add.s(object())
+        outcomes = asyncio.run(aio.publish_many(app, signatures, window=100))
+        assert [outcome.index for outcome in outcomes] == list(range(250))
+        assert [outcome.index for outcome in outcomes if not outcome.acknowledged] == [7]
+        assert isinstance(outcomes[7].error, EncodeError)
+        assert len(node.published) == 249
+
+
+def test_a_canvas_returns_its_result_when_all_of_it_is_acknowledged() -> None:
+    with scripted(ack) as (_, add, (node,)):
+
+        async def run() -> tuple[Any, Any]:
+            return await aio.delay(group(add.s(1), add.s(2))), await aio.apply_async(chain(add.s(1), add.s(2)))
+
+        together, one_by_one = asyncio.run(run())
+        assert len(together.results) == 2
+        assert one_by_one.parent is not None
+        assert len(node.published) == 3
+
+
+def test_options_of_signature_and_call_reach_the_message() -> None:
+    with scripted(ack) as (_, add, (node,)):
+        signature = add.s(1).set(task_id="id-0007")
+        assert asyncio.run(aio.delay(signature)).id == "id-0007"
+        assert asyncio.run(aio.apply_async(add.s(), (1,), {"y": 2}, task_id="id-0008")).id == "id-0008"
+        assert ids(node) == ["id-0007", "id-0008"]
+
+
+def test_context_variables_of_the_coroutine_hold_while_its_message_is_built() -> None:
+    from contextvars import ContextVar
+
+    from celery.signals import before_task_publish
+
+    who: ContextVar[str] = ContextVar("who")
+    seen: list[str] = []
+
+    def note(**_: object) -> None:
+        seen.append(who.get())
+
+    with scripted(ack) as (_, add, _nodes):
+
+        async def call(name: str) -> None:
+            who.set(name)
+            await aio.delay(add, 1)
+
+        async def run() -> None:
+            await asyncio.gather(call("ada"), call("grace"))
+
+        before_task_publish.connect(note)
+        try:
+            asyncio.run(run())
+        finally:
+            before_task_publish.disconnect(note)
+    assert sorted(seen) == ["ada", "grace"]
+
+
+def test_without_confirms_the_task_is_published_as_celery_does() -> None:
+    app = app_of("memory://")
+    assert asyncio.run(aio.delay(app.tasks["add"], 1)).id
+    with pytest.raises(TypeError, match="only AMQP brokers"):
+        asyncio.run(aio.publish_many(app, [app.tasks["add"].s(1)]))
+
+
+def test_an_eager_task_runs_and_the_loop_goes_on() -> None:
+    app = app_of("amqp://u:p@127.0.0.1:1//")
+    app.conf.task_always_eager = True
+    assert asyncio.run(aio.delay(app.tasks["add"], 1, 2)).get() == 3
+
+
+def test_an_app_without_the_layer_is_refused() -> None:
+    app = Celery("stock", broker="amqp://u:p@127.0.0.1:1//", set_as_current=False)
+    with pytest.raises(TypeError, match=r"call holdfast\.install"):
+        asyncio.run(aio.delay(app.signature("t")))
+
+
+def test_the_lifespan_publishes_what_is_under_way_and_another_one_begins_anew() -> None:
+    with scripted(ack) as (app, add, (node,)):
+        life = aio.lifespan(app)
+
+        async def run() -> None:
+            async with life(None):
+                calls = [asyncio.create_task(aio.delay(add, n)) for n in range(20)]
+                await asyncio.sleep(0)
+            await asyncio.gather(*calls)
+
+        for times in (1, 2):
+            asyncio.run(run())
+            assert len(node.published) == 20 * times
+
+
+def test_a_forked_child_has_a_thread_of_its_own() -> None:
+    with scripted(ack) as (_, add, (node,)):
+        asyncio.run(aio.delay(add, 1))
+        child = os.fork()
+        if not child:
+            try:
+                asyncio.run(aio.apply_async(add, (2,), task_id="id-0099"))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert "id-0099" in ids(node)
+
+
+class TestGet:
+    def test_a_result_that_comes_later_is_returned(self) -> None:
+        app = app_of("memory://")
+
+        async def run() -> Any:
+            result = app.AsyncResult("some-id")
+            waiting = asyncio.create_task(aio.get(result, 20))
+            await asyncio.sleep(0.05)
+            app.backend.store_result("some-id", 42, "SUCCESS")
+            return await waiting
+
+        assert asyncio.run(run()) == 42
+
+    def test_a_failed_task_raises_and_one_that_does_not_end_times_out(self) -> None:
+        app = app_of("memory://")
+        app.backend.store_result("failed", ValueError("no"), "FAILURE")
+        with pytest.raises(ValueError, match="no"):
+            asyncio.run(aio.get(app.AsyncResult("failed"), 5))
+        with pytest.raises(ResultTimeout):
+            asyncio.run(aio.get(app.AsyncResult("never"), 0.2))
+
+    def test_a_store_that_does_not_answer_stops_neither_the_loop_nor_the_deadline(self) -> None:
+        app = app_of("memory://")
+        release = threading.Event()
+        result = app.AsyncResult("some-id")
+        result.ready = lambda: release.wait(30)  # type: ignore[method-assign]
+
+        async def run() -> float:
+            async with recorded() as stall:
+                with pytest.raises(ResultTimeout):
+                    await aio.get(result, 0.3)
+            release.set()
+            return stall.longest
+
+        started = monotonic()
+        assert asyncio.run(run()) < 0.3
+        assert monotonic() - started < 5
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> AsyncEngine:
+    """A database of an asyncio application, with the outbox."""
+    return create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/shop.sqlite3")
+
+
+@pytest.mark.parametrize("commit", [True, False])
+def test_enqueue_belongs_to_the_transaction_of_the_async_session(engine: AsyncEngine, commit: bool) -> None:
+    app = app_of("amqp://u:p@127.0.0.1:1//")
+
+    async def run() -> int:
+        async with engine.begin() as connection:
+            await connection.run_sync(outbox.metadata.create_all)
+        async with AsyncSession(engine) as session:
+            assert await aio.enqueue(session, app.tasks["add"].s(1))
+            await (session.commit() if commit else session.rollback())
+        async with engine.begin() as connection:
+            await aio.enqueue(connection, app.tasks["add"].s(2))
+            found = (await connection.execute(select(func.count()).select_from(table))).scalar_one()
+        await engine.dispose()
+        return int(found)
+
+    assert asyncio.run(run()) == 1 + commit
+
+
+def test_an_async_session_in_the_synchronous_enqueue_is_refused(engine: AsyncEngine) -> None:
+    app = app_of("amqp://u:p@127.0.0.1:1//")
+    session: Any = AsyncSession(engine)
+    with pytest.raises(TypeError, match=r"await holdfast\.aio\.enqueue"):
+        outbox.enqueue(session, app.tasks["add"].s(1))
+
+
+def test_the_module_is_part_of_the_package() -> None:
+    assert holdfast.aio is aio
+
+
+def ids(node: Peer) -> list[str]:
+    """The ids that a broker got; in messages of Celery another property follows them."""
+    return [task[: len("id-0000")] for task in node.published]
+
+
+async def until(probe: Callable[[], object]) -> None:
+    """Wait for a condition without holding up the loop."""
+    end = monotonic() + 30
+    while not probe():
+        assert monotonic() < end
+        await asyncio.sleep(0.01)
