@@ -6,9 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from amqp import spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holdfast import expired as expired_module
-from holdfast.expired import ROW, WINDOW, Expired, past
+from holdfast.expired import ROW, WINDOW, Expired, _Together, past
 from holdfast.request import PutBack
 
 LATE = {"expires": "2020-01-01T00:00:00+00:00"}
@@ -103,6 +106,32 @@ class Channel:
         self.said.append(("cancel", tag))
 
 
+class Broker:
+    """Settles messages as a broker does, and counts the frames that say so."""
+
+    def __init__(self) -> None:
+        self.unsettled: set[int] = set()
+        self.settled: dict[int, str] = {}
+        self.frames = 0
+
+    def _settle(self, tag: int, fate: str) -> None:
+        self.unsettled.remove(tag)  # a tag that is settled twice closes the channel
+        self.settled[tag] = fate
+
+    def basic_ack(self, tag: int, multiple: bool = False) -> None:
+        self.frames += 1
+        for one in [open_ for open_ in self.unsettled if open_ < tag] if multiple else []:
+            self._settle(one, "ack")
+        self._settle(tag, "ack")
+
+    def basic_reject(self, tag: int, requeue: bool) -> None:
+        assert not requeue
+        self._settle(tag, "reject")
+
+    def send_method(self, _method: Any, _layout: str, values: tuple[Any, ...]) -> None:
+        self._settle(values[0], "nack")
+
+
 class Queue:
     """A queue that is consumed from."""
 
@@ -146,6 +175,10 @@ def step(c: Any) -> Expired:
 @pytest.fixture
 def backend() -> Backend:
     return Backend()
+
+
+def message(headers: dict[str, Any], tag: int = 1) -> Any:
+    return SimpleNamespace(headers=headers, delivery_info={"consumer_tag": "expired-q"}, delivery_tag=tag)
 
 
 def add(step: Expired, *requests: Any) -> None:
@@ -245,10 +278,9 @@ def test_a_window_opens_after_a_row_and_closes_at_the_first_that_is_not_expired(
     assert c.channel.said[1:] == [("consume", "expired-q")]
     handled: list[Any] = []
     step.handle = handled.append
-    info = {"consumer_tag": "expired-q"}
-    late, healthy = (SimpleNamespace(headers=headers, delivery_info=info) for headers in (LATE, {"expires": None}))
-    for message in (late, healthy, late):  # the last one was on its way
-        step._drained(message)
+    late, healthy = (message(headers) for headers in (LATE, {"expires": None}))
+    for one in (late, healthy, late):  # the last one was on its way
+        step._drained(one)
     assert (handled, c.returned) == ([late, late], [healthy])
     assert c.channel.said[2:] == [("cancel", "expired-q")]
     assert late.queue == "q"
@@ -289,10 +321,9 @@ def test_a_worker_that_ends_closes_its_windows(step: Expired, c: Any) -> None:
     assert c.channel.said[-1] == ("cancel", "expired-q")
     said, handled = len(c.channel.said), list[Any]()
     step.handle = handled.append
-    info = {"consumer_tag": "expired-q"}
-    late, healthy = (SimpleNamespace(headers=headers, delivery_info=info) for headers in (LATE, {"expires": None}))
-    for message in (late, healthy):  # they were on their way
-        step._drained(message)
+    late, healthy = (message(headers) for headers in (LATE, {"expires": None}))
+    for one in (late, healthy):  # they were on their way
+        step._drained(one)
     assert (handled, c.returned, late.queue) == ([late], [healthy], "q")
     for _ in range(ROW):
         step.seen("q", True)
@@ -312,6 +343,55 @@ def test_a_window_on_a_dead_connection_does_not_hinder_the_next_one(
     for _ in range(ROW):
         step.seen("q", True)
     assert c.channel.said[-1] == ("consume", "expired-q")
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["ack", "nack", "reject", "later", "turn"]), max_size=40))
+def test_acknowledging_together_settles_what_one_by_one_would(fates: list[str]) -> None:
+    broker = Broker()
+    c = SimpleNamespace(**CONSUMER, timer=Timer())
+    together = _Together(broker, c)
+    expected: dict[int, str] = {}
+    for tag, fate in enumerate(fates, 1):
+        together.given(tag)
+        broker.unsettled.add(tag)
+        if fate == "nack":
+            together.send_method(spec.Basic.Nack, "Lbb", (tag, False, True))
+        elif fate == "reject":
+            together.basic_reject(tag, requeue=False)
+        elif fate == "ack":
+            together.basic_ack(tag)
+        else:
+            if fate == "turn":
+                c.timer.run()
+            continue
+        expected[tag] = fate
+    c.timer.run()
+    assert broker.settled == expected
+
+
+def test_a_batch_is_acknowledged_with_one_frame() -> None:
+    broker = Broker()
+    c = SimpleNamespace(**CONSUMER, timer=Timer())
+    together = _Together(broker, c)
+    for tag in range(1, 201):
+        together.given(tag)
+        broker.unsettled.add(tag)
+    for tag in range(200, 0, -1):
+        together.basic_ack(tag)
+    c.timer.run()
+    assert (len(broker.settled), broker.frames) == (200, 1)
+
+
+def test_what_cannot_be_acknowledged_is_left_to_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise ConnectionResetError
+
+    broker = Broker()
+    c = SimpleNamespace(**CONSUMER, timer=Timer())
+    monkeypatch.setattr(broker, "basic_ack", lost)
+    _Together(broker, c).basic_ack(1)
+    c.timer.run()
 
 
 @pytest.mark.parametrize(

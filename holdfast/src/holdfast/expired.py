@@ -38,7 +38,8 @@ class Expired(bootsteps.StartStopStep):
     One by one each would wait for the disks of the result store, and with a prefetch count of 1 for the broker, too:
     60 a second. So a queue that hands out nothing else is read through a window: a second consumer with a prefetch
     count of its own (``basic.qos`` changes nothing for a consumer of a quorum queue that is there already). It runs
-    no task: the first message that is not expired goes back to the queue, uncounted, and closes the window.
+    no task: the first message that is not expired goes back to the queue, uncounted, and closes the window. What was
+    settled of it is acknowledged together: a write to the socket for each message would be a third of the whole work.
     """
 
     def __init__(self, c: Any) -> None:
@@ -46,6 +47,7 @@ class Expired(bootsteps.StartStopStep):
         self.handle: Callable[[Any], None]  #: what the consumer does with the message of a task
         self._c = c
         self._channel: Any = None
+        self._together: _Together
         self._forget()
 
     def _forget(self) -> None:
@@ -61,6 +63,7 @@ class Expired(bootsteps.StartStopStep):
         if c.connection.transport.driver_type == "amqp":
             self._channel = c.connection.channel()
             self._channel.basic_qos(0, WINDOW, False)
+            self._together = _Together(self._channel, c)
 
     def stop(self, c: Any) -> None:
         """Settle nothing more; the connection is gone or going."""
@@ -166,11 +169,67 @@ class Expired(bootsteps.StartStopStep):
         one: Any = message
         # of the tag: what was on its way still comes when the window is closed, and while a worker ends
         one.queue = message.delivery_info["consumer_tag"].removeprefix(TAG)
+        one.channel = self._together
+        self._together.given(one.delivery_tag)
         if past(message.headers):
             self.handle(message)
         else:
             self.close_window(one.queue)
             self._c.give_back(message)
+
+
+class _Together:
+    """The channel of the windows for the messages that came through it: acknowledges many with one frame.
+
+    Args:
+        channel: what it stands for.
+        c: the consumer, whose timer runs what is due once everything is acknowledged that is due now.
+    """
+
+    def __init__(self, channel: Any, c: Any) -> None:
+        self._channel = channel
+        self._c = c
+        self._unsettled: set[int] = set()  # tags; what stands in none of the two is settled
+        self._settled: set[int] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def given(self, tag: int) -> None:
+        """Note a message that the broker handed out.
+
+        Args:
+            tag: its delivery tag.
+        """
+        self._unsettled.add(tag)
+
+    def basic_ack(self, tag: int, multiple: bool = False) -> None:  # noqa: ARG002 - kombu's parameters; never True here
+        """Acknowledge a message with the others that are due."""
+        if not self._settled:
+            self._c.timer.call_after(0, self._acknowledge)
+        self._settled.add(tag)
+        self._unsettled.discard(tag)
+
+    def basic_reject(self, tag: int, requeue: bool) -> None:
+        """Reject a message at once."""
+        self._unsettled.discard(tag)
+        self._channel.basic_reject(tag, requeue=requeue)
+
+    def send_method(self, method: Any, layout: str, values: tuple[Any, ...]) -> None:
+        """Send a ``basic.nack`` at once."""
+        self._unsettled.discard(values[0])
+        self._channel.send_method(method, layout, values)
+
+    def _acknowledge(self) -> None:
+        """Acknowledge all that came before the oldest message that is still open, and what is left one by one."""
+        settled, self._settled = self._settled, set()
+        oldest = min(tuple(self._unsettled), default=max(settled) + 1)
+        before = {tag for tag in settled if tag < oldest}
+        with suppress(*self._c.connection_errors, *self._c.channel_errors):  # then they are handed out again
+            if before:
+                self._channel.basic_ack(max(before), multiple=True)
+            for tag in settled - before:
+                self._channel.basic_ack(tag)
 
 
 def past(headers: Mapping[str, Any]) -> bool:
