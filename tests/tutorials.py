@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from .commands import ROOT, files
+from .commands import ROOT, fences, files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,16 +43,11 @@ def write(name: str, folder: Path) -> None:
         run(folder, UNREACHABLE, "django-admin", "startproject", "shop", ".")
         run(folder, UNREACHABLE, "django-admin", "startapp", "orders")
         with (folder / "shop/settings.py").open("a", encoding="utf-8") as settings:
-            settings.write('INSTALLED_APPS.append("orders")\n')
+            settings.write(next(text for _, _, text in fences(PAGES[name]) if text.startswith("INSTALLED_APPS +=")))
     for path, text in files(PAGES[name]).items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
     if name == "django":
-        run(
-            folder,
-            UNREACHABLE,
-            *("python3", "-c", "from shop.celery import engine, outbox; outbox.metadata.create_all(engine)"),
-        )
         run(folder, UNREACHABLE, "python3", "manage.py", "makemigrations", "orders")
         run(folder, UNREACHABLE, "python3", "manage.py", "migrate")
     else:

@@ -30,7 +30,7 @@ def databases() -> dict[str, Any]:
 
 
 if not settings.configured:
-    kind = json.loads(os.environ.get("HOLDFAST_TEST_DATABASE", "{}")).get("ENGINE", "")
+    kind = json.loads(os.environ.get("HOLDFAST_TEST_DATABASE") or "{}").get("ENGINE", "")
     if kind.endswith("mysql"):  # Django knows mysqlclient alone; this one needs no compiler
         import pymysql
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["broker", "tables"]  # fixtures
 
 
-class TestDjangoOnSQLite(DjangoContract):
-    """All of the contract."""
+class TestDjango(DjangoContract):
+    """All of the contract, on SQLite unless HOLDFAST_TEST_DATABASE names another database."""
 
 
 def test_the_migrations_are_those_of_the_models() -> None:

@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.stack  # needs the engine and the images that `make up` provides
 
 APPS = {"django": "shop", "fastapi": "shop.celery", "flask": "make_celery"}
+RELAYS = {"django": ("python3", "manage.py", "relay")}
+
+
+def address() -> str:
+    """An address for metrics."""
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 @contextmanager
-def program(folder: Path, servers: dict[str, str], name: str, *command: str) -> Iterator[None]:
+def program(folder: Path, servers: dict[str, str], name: str, *command: str) -> Iterator[subprocess.Popen[str]]:
     """Keep a program of a tutorial running until the end of the block."""
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment(servers), stdout=log, stderr=subprocess.STDOUT, text=True
         )
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             process.wait(60)
@@ -48,7 +54,7 @@ def test_an_order_gets_its_invoice_from_the_worker(name: str, own_rig: OwnRig, t
 
     with ExitStack() as running:
         for what, *command in (
-            ("relay", "holdfast", "relay", "-A", APPS[name], "--metrics", f"127.0.0.1:{free_ports(1)[0]}"),
+            ("relay", *RELAYS.get(name, ("holdfast", "relay", "-A", APPS[name])), "--metrics", address()),
             ("worker", "celery", "-A", APPS[name], "worker", "--concurrency", "2"),
         ):
             running.enter_context(program(tmp_path, servers, what, *command))

@@ -1,0 +1,12 @@
+import os
+
+from celery import Celery
+
+import holdfast
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+
+app = Celery("shop")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+holdfast.install(app)
