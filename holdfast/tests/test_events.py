@@ -10,13 +10,13 @@ from celery import Celery
 from kombu import Exchange
 from kombu.asynchronous import Hub
 
-from holdfast.events import BATCH, Dispatcher, SideRoad
+from holdfast.events import BATCH, Dispatcher, LossyPublisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Road(SideRoad):
+class Recording(LossyPublisher):
     """Remembers what would be sent."""
 
     def __init__(self, app: Celery) -> None:
@@ -43,45 +43,45 @@ def hub() -> Iterator[Hub]:
     hub.close()
 
 
-def run(hub: Hub, road: Road, messages: int) -> None:
+def run(hub: Hub, lossy: Recording, messages: int) -> None:
     """Run the event loop until so many messages are sent, at most ten seconds."""
     end = monotonic() + 10
-    while len(road.sent) < messages and monotonic() < end:
+    while len(lossy.sent) < messages and monotonic() < end:
         hub.run_once()
 
 
 def test_the_events_of_tasks_are_gathered_into_one_message(app: Celery, hub: Hub) -> None:
-    road = Road(app)
-    dispatcher = Dispatcher(road, hub, app=app, hostname="here")
+    lossy = Recording(app)
+    dispatcher = Dispatcher(lossy, hub, app=app, hostname="here")
     for name in ("received", "started", "succeeded"):
         dispatcher.send(f"task-{name}", uuid="some-id")
-    assert road.sent == []
-    run(hub, road, 1)
-    assert [[event["type"] for event in batch] for batch in road.sent] == [
+    assert lossy.sent == []
+    run(hub, lossy, 1)
+    assert [[event["type"] for event in batch] for batch in lossy.sent] == [
         ["task-received", "task-started", "task-succeeded"]
     ]
     dispatcher.send("task-received", uuid="another")
-    run(hub, road, 2)
-    assert len(road.sent) == 2
+    run(hub, lossy, 2)
+    assert len(lossy.sent) == 2
 
 
 def test_a_full_batch_waits_for_nobody(app: Celery, hub: Hub) -> None:
-    road = Road(app)
-    dispatcher = Dispatcher(road, hub, app=app, hostname="here")
+    lossy = Recording(app)
+    dispatcher = Dispatcher(lossy, hub, app=app, hostname="here")
     for _ in range(BATCH):
         dispatcher.send("task-received", uuid="some-id")
-    assert [len(batch) for batch in road.sent] == [BATCH]
+    assert [len(batch) for batch in lossy.sent] == [BATCH]
 
 
 def test_without_an_event_loop_each_event_goes_at_once(app: Celery) -> None:
-    road = Road(app)
-    Dispatcher(road, None, app=app, hostname="here").send("task-received", uuid="some-id")
-    assert [event["type"] for event in road.sent] == ["task-received"]
+    lossy = Recording(app)
+    Dispatcher(lossy, None, app=app, hostname="here").send("task-received", uuid="some-id")
+    assert [event["type"] for event in lossy.sent] == ["task-received"]
 
 
 def test_the_broker_can_tell_that_the_worker_has_gone(app: Celery) -> None:
     app.conf.broker_heartbeat = 7
-    road = SideRoad(app)
-    assert road.publish({}, Exchange("events"), "worker.online")
-    assert road._connection is not None
-    assert road._connection.heartbeat == 7
+    lossy = LossyPublisher(app)
+    assert lossy.publish({}, Exchange("events"), "worker.online")
+    assert lossy._connection is not None
+    assert lossy._connection.heartbeat == 7

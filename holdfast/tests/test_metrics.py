@@ -14,9 +14,9 @@ from folder_worker import Worker, free_port, wait_for
 
 from holdfast import environment
 from holdfast.metrics import numbers, processes, server
-from holdfast.metrics.files import Files
+from holdfast.metrics.files import CountFiles
 from holdfast.metrics.numbers import OUTCOMES
-from holdfast.metrics.processes import Heartbeat
+from holdfast.metrics.processes import PulseCollector
 from holdfast.publisher import NotAcknowledged
 from holdfast.pulse import Pulse, Queue
 
@@ -91,7 +91,7 @@ def test_a_full_disk_is_found_before_a_file_is_mapped(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    files = Files(tmp_path)
+    files = CountFiles(tmp_path)
     with pytest.raises(OSError, match="No space left"):
         files._allocate()
     assert list(tmp_path.glob("*.db")) == []
@@ -110,28 +110,28 @@ def test_a_worker_consumes_from_a_queue_as_long_as_the_broker_says_so() -> None:
 
 def test_a_paused_queue_says_since_when() -> None:
     pulse = Pulse("w", "worker", state="consuming", queues={"q": Queue(time.time(), consumers=1)})
-    names = {family.name for family in Heartbeat(pulse).collect() if family.samples}
+    names = {family.name for family in PulseCollector(pulse).collect() if family.samples}
     assert "holdfast_worker_paused_timestamp_seconds" not in names
     pulse.paused["q"] = 17.0
-    found = {family.name: family.samples for family in Heartbeat(pulse).collect()}
+    found = {family.name: family.samples for family in PulseCollector(pulse).collect()}
     (sample,) = found["holdfast_worker_paused_timestamp_seconds"]
     assert (sample.labels, sample.value) == ({"queue": "q"}, 17.0)
 
 
 def test_beat_says_when_it_ticked_and_whether_it_holds_the_lock() -> None:
     pulse = Pulse("beat", "beat", state="standby")
-    shown = {family.name: family.samples[0].value for family in Heartbeat(pulse).collect()}
+    shown = {family.name: family.samples[0].value for family in PulseCollector(pulse).collect()}
     assert shown == {
         "holdfast_beat_last_tick_timestamp_seconds": pulse.time,
         "holdfast_beat_active": 0,
         "holdfast_beat_entries_refused": 0,
     }
     pulse.enter("active")
-    assert [family.samples[0].value for family in Heartbeat(pulse).collect()][1] == 1
+    assert [family.samples[0].value for family in PulseCollector(pulse).collect()][1] == 1
 
 
 def test_the_last_heartbeat_of_a_process_is_served_on_its_only_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    served: list[Heartbeat] = []
+    served: list[PulseCollector] = []
     monkeypatch.setattr(processes, "_served", [])
     monkeypatch.setattr(numbers, "PORT", 9540)
     monkeypatch.setattr(server, "serve_when_free", lambda _address, _port, heartbeat: served.append(heartbeat))

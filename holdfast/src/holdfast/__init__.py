@@ -1,4 +1,4 @@
-"""A durability layer for Celery: what was published is executed, or lies where an operator can replay it.
+"""A durability layer for Celery: what was published is executed, or kept where an operator can replay it.
 
     import holdfast
 

@@ -8,11 +8,11 @@ Choose it with ``beat_scheduler = "holdfast.beat:Scheduler"``. It keeps redbeat'
   is given up: logged, counted, and the entry goes on with its next tick.
 - Ticks missed meanwhile follow one by one, each with its own instant, as far back as ``holdfast_beat_catch_up``
   (seconds, 3600). Of older ones only the latest follows, if nothing newer was missed.
-- Before each tick the lock is renewed. Who has lost it sends nothing and stands by (redbeat goes on within a pass, and
-  exits at the next, redbeat#163); a standby waits inside its ticks, so that its heartbeat shows that it lives.
+- Before each tick the lock is renewed. A beat that has lost it sends nothing and stands by (redbeat goes on within a
+  pass, and exits at the next, redbeat#163); a standby waits inside its ticks, so that its heartbeat is written.
 - An entry that cannot be served is named and left out; the others go on.
-- A clock that jumps silences nothing: entries whose last tick lies in the future start anew.
-- Redis commands ride over a failover; redbeat's own retry covers only those outside pipelines.
+- A clock that is set back stops no entry: those whose last tick lies in the future start anew.
+- Redis commands survive a failover; redbeat's own retry covers only those outside pipelines.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Scheduler(RedBeatScheduler):
                     yield entry
 
     def _review(self) -> None:
-        """Look at all entries: what last ran in the future, or stands in the wrong place, is put right."""
+        """Check all entries; correct those that last ran in the future or stand in the wrong place of the order."""
         started, order = monotonic(), self.app.redbeat_conf.schedule_key
         for entry in self._read(get_redis(self.app).zrange(order, 0, -1, withscores=True)):
             with self._alone(entry):
@@ -232,7 +232,7 @@ class Scheduler(RedBeatScheduler):
 
     @contextmanager
     def _alone(self, entry: StoredEntry) -> Iterator[None]:
-        """Keep what one entry raises from the others."""
+        """Keep an error of one entry from reaching the others."""
         try:
             yield
         except RedisError:

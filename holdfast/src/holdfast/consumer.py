@@ -1,4 +1,4 @@
-"""The worker's main loop: settles every message, waits for nothing without bound, and says how it is.
+"""The worker's main loop: settles every message, limits every wait, and reports its state.
 
 Choose it with ``worker_consumer = "holdfast.consumer:Consumer"`` (:func:`install` does).
 """
@@ -25,7 +25,7 @@ from kombu.utils.url import parse_url
 from typing_extensions import override
 
 from holdfast import request
-from holdfast.events import Control, Events, SideRoad
+from holdfast.events import Control, Events, LossyPublisher
 from holdfast.expired import Expired, past
 from holdfast.heartbeat import Heartbeat
 from holdfast.logs import about
@@ -48,10 +48,10 @@ IO_LIMIT = 10.0  # seconds for one read or write on the consuming connection; a 
 
 
 class Consumer(CeleryConsumer):
-    """Celery's consumer with the gaps closed through which it drops a message, stops, or stands still."""
+    """Celery's consumer without the gaps in which it drops a message, stops or hangs."""
 
     class Blueprint(CeleryConsumer.Blueprint):
-        """The same steps, with events on a side road."""
+        """The same steps, with events on a connection of their own."""
 
         def _finalize_steps(self, steps: dict[str, Any]) -> Iterable[Any]:
             return (Events if step is CeleryEvents else step for step in super()._finalize_steps(steps))
@@ -59,9 +59,9 @@ class Consumer(CeleryConsumer):
     steps: list[Any]
 
     def __init__(self, *args: Any, app: Celery, **kwargs: Any) -> None:
-        self.road = SideRoad(app)
+        self.lossy = LossyPublisher(app)
         control: Any = app.control
-        control.mailbox.road = self.road
+        control.mailbox.lossy = self.lossy
         self._place: tuple[str | None, int | None] = (None, None)
         super().__init__(*args, app=app, **kwargs)
         # These publish or declare from the main loop and wait for the answer. Delay queues belong to the broker's

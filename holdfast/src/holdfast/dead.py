@@ -120,7 +120,7 @@ class NotReplayedError(Exception):
 
 
 class Post:
-    """A connection of its own for copies: after a refusal it is dropped, and the letters in hand stay in hand.
+    """A separate connection for copies: a refusal ends it, and the letters that were fetched stay fetched.
 
     Args:
         connection: a kombu connection to the broker; a clone of it is opened for the first copy.

@@ -1,8 +1,8 @@
-"""What the worker's main loop publishes about itself (events, replies): on a side road, so that it never stalls tasks.
+"""Events and replies of the worker's main loop: on a connection of their own, so that they never stall tasks.
 
 Stock Celery publishes events and remote-control replies with the settings of tasks. With ``confirm_publish`` the main
 loop then waits for the confirm of a heartbeat event: during a memory or disk alarm the worker stops, so nothing drains
-the queues that caused the alarm. Here both are news: sent without confirm, within a second, or not at all.
+the queues that caused the alarm. Here both may be lost: they are sent without a confirm within a second, or dropped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GATHER = 0.25  # seconds that task events wait for others, to share one publish
 BATCH = 100  # task events after which they wait no longer
 
 
-class SideRoad:
+class LossyPublisher:
     """A connection of its own for messages that may be lost, made and remade when one is to be sent.
 
     Args:
@@ -74,7 +74,7 @@ class SideRoad:
         return True
 
     def close(self) -> None:
-        """Give the connection up without a word to the broker, which may not answer."""
+        """Give the connection up without telling the broker, which may not answer."""
         connection, self._connection, self._producer = self._connection, None, None
         self._blocked = False
         if connection:
@@ -114,16 +114,16 @@ class SideRoad:
 
 
 class Dispatcher(EventDispatcher):
-    """Celery's event dispatcher on a side road; with an event loop it gathers the events of tasks.
+    """Celery's event dispatcher on a connection of its own; with an event loop it gathers the events of tasks.
 
     Args:
-        road: where the events go.
+        lossy: where the events go.
         hub: the event loop; None where there is none, which sends every event at once.
         kwargs: further arguments of Celery's dispatcher.
     """
 
-    def __init__(self, road: SideRoad, hub: Any, **kwargs: Any) -> None:
-        self.road = road
+    def __init__(self, lossy: LossyPublisher, hub: Any, **kwargs: Any) -> None:
+        self.lossy = lossy
         self._hub = hub
         self._waiting = False
         super().__init__(
@@ -146,7 +146,7 @@ class Dispatcher(EventDispatcher):
 
     def _publish(self, event: Any, producer: object, routing_key: str, **_: Any) -> None:
         if producer is not None:  # None says that the dispatcher is closed
-            self.road.publish(
+            self.lossy.publish(
                 event,
                 self.exchange,
                 routing_key,
@@ -163,7 +163,7 @@ class Events(CeleryEvents):
     def start(self, c: Any) -> None:
         self._close(c)
         c.event_dispatcher = Dispatcher(
-            c.road,
+            c.lossy,
             c.hub,
             app=c.app,
             hostname=c.hostname,
@@ -178,13 +178,13 @@ class Events(CeleryEvents):
         if c.event_dispatcher:
             c.event_dispatcher.flush()  # what the last tasks left
         super().shutdown(c)
-        c.road.close()
+        c.lossy.close()
 
 
 class Mailbox(KombuMailbox):
-    """The worker's mailbox for remote control, with a queue per connection and replies on the side road."""
+    """The worker's mailbox for remote control, with a queue per connection and replies on a connection of their own."""
 
-    road: SideRoad | None = None  # set in a worker
+    lossy: LossyPublisher | None = None  # set in a worker
 
     @override
     def get_queue(self, hostname: str) -> Queue:
@@ -203,10 +203,10 @@ class Mailbox(KombuMailbox):
         )
 
     def _publish_reply(self, reply: Any, exchange: str, routing_key: str, ticket: str, *args: Any, **opts: Any) -> None:
-        if self.road is None:
+        if self.lossy is None:
             super()._publish_reply(reply, exchange, routing_key, ticket, *args, **opts)
             return
-        self.road.publish(
+        self.lossy.publish(
             reply,
             Exchange(exchange, type="direct", durable=False, delivery_mode="transient"),
             routing_key,

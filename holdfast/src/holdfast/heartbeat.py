@@ -29,11 +29,11 @@ LEAVE = 20.0  # seconds; an election takes less, and so does a leader that freez
 
 
 class Heartbeat(bootsteps.StartStopStep):
-    """Writes a :class:`holdfast.pulse.Pulse` from a timer of the main loop: no file, no loop.
+    """Writes a :class:`holdfast.pulse.Pulse` from a timer of the main loop: a loop that hangs writes none.
 
     The broker is asked two things on the consuming connection, and nobody waits for the answers, so a frozen node or a
-    queue without majority costs the loop nothing; the answers' age tells. It proves more than an open socket: a node
-    cut off from the majority keeps its clients connected and hands them nothing. Such a node is left.
+    queue without majority costs the loop nothing; the age of the answers shows it. It proves more than an open socket:
+    a node cut off from the majority keeps its clients connected and delivers nothing. The worker leaves it.
 
     - A passive declaration tells whether the queue's leader is there. A leader that is itself cut off does not know.
     - Binding the control queue once more changes nothing, and is answered when a majority of the brokers agrees.

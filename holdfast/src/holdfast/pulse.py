@@ -97,7 +97,7 @@ class Pulse:
         return self._beat(now) if self.kind == "beat" else self._worker(now)
 
     def notes(self, now: float | None = None) -> list[str]:
-        """Say what keeps the process from its usual work and is meant: no fault.
+        """Say what keeps the process from its usual work on purpose; none of this is a fault.
 
         :param now: seconds since the epoch, for tests.
         """

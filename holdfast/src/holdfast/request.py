@@ -1,4 +1,4 @@
-"""A message that goes back to its queue because of somebody else's fault: not counted, not failed, not lost."""
+"""Messages that return to their queue through no fault of their own: not counted as failed deliveries, and not lost."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def mix_in(app: Celery) -> None:
 
 
 def _tell_of_own_strategies(app: Celery) -> None:
-    """Name the tasks whose messages may arrive without a request of the layer; from outside nobody can see it."""
+    """Name the tasks whose messages may arrive without a request of the layer; nothing else shows it."""
     found = sorted(name for name, task in app.tasks.items() if task.Strategy != STRATEGY)
     if found:
         logger.warning(

@@ -91,7 +91,7 @@ def _time_limit() -> int:
     return environment.seconds("HOLDFAST_TIME_LIMIT", 1500)
 
 
-def _sentinel(files: tls.Files | None) -> dict[str, Any]:
+def _sentinel(files: tls.TLSFiles | None) -> dict[str, Any]:
     """Return how clients ask the Sentinels, which know both the results' Redis and a Redis that is the broker."""
     return {
         "master_name": environment.required("HOLDFAST_SENTINEL_MASTER"),
@@ -286,12 +286,12 @@ def schedule() -> dict[str, Any]:
     }
 
 
-def _tls() -> tls.Files | None:
+def _tls() -> tls.TLSFiles | None:
     """Return the files of ``HOLDFAST_TLS_*`` for Redis; the URLs of the brokers must agree, if there are any."""
     return tls.read(os.environ.get("HOLDFAST_BROKER_URL", "").strip())
 
 
-def _redis_as_broker(queue_names: tuple[str, ...], files: tls.Files | None) -> dict[str, Any]:
+def _redis_as_broker(queue_names: tuple[str, ...], files: tls.TLSFiles | None) -> dict[str, Any]:
     """Return what differs where Redis carries the tasks."""
     return {
         "broker_use_ssl": files.redis() if files else False,

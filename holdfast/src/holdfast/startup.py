@@ -71,7 +71,7 @@ def at_start(app: Celery, check: Callable[[Any], object], *signals: Any) -> None
         try:
             if _unwrapped(sender.app) is owner:
                 check(sender)
-        except Exception as error:  # a gate that breaks stays closed
+        except Exception as error:  # a check that breaks refuses the start
             raise SystemExit(f"holdfast refuses to start: its check failed: {type(error).__name__}: {error}") from error
 
     vars(owner).setdefault("holdfast_checks", []).append(started)

@@ -17,7 +17,7 @@ from celery.exceptions import ImproperlyConfigured
 
 
 @dataclass(frozen=True)
-class Files:
+class TLSFiles:
     """The files of ``HOLDFAST_TLS_CA``, ``HOLDFAST_TLS_CERT`` and ``HOLDFAST_TLS_KEY``.
 
     Attributes:
@@ -55,7 +55,7 @@ class Files:
         return {"ssl": True, **self.redis()}
 
 
-def read(broker_url: str) -> Files | None:
+def read(broker_url: str) -> TLSFiles | None:
     """Read the environment; None when ``HOLDFAST_TLS_CA`` is not set, and everything is plain.
 
     Args:
@@ -82,7 +82,7 @@ def read(broker_url: str) -> Files | None:
         )
     if (certificate is None) != (key is None):
         raise ImproperlyConfigured("Only one of HOLDFAST_TLS_CERT and HOLDFAST_TLS_KEY is set; set both, or none.")
-    return Files(authority, certificate, key)
+    return TLSFiles(authority, certificate, key)
 
 
 def _file(name: str) -> str | None:

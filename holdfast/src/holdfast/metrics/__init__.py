@@ -1,4 +1,4 @@
-"""What nobody else exports: how tasks and publishes ended, and whether workers and beat do their work.
+"""Metrics that no exporter has: how tasks and publishes ended, and whether workers and beat do their work.
 
 The numbers are in prometheus_client's default registry, so an application that has a ``/metrics`` page
 already shows them there. Workers, beat and the relay serve a page of their own on ``HOLDFAST_METRICS_PORT``:

@@ -5,7 +5,7 @@ This is prometheus_client's multiprocess mode with three differences:
 - A file belongs to a place in the pool, not to a process id: a replaced child goes on with the file of the one before,
   so a worker that replaces children for weeks has as many files as on its first day.
 - A file has its blocks before it is mapped: writing into a hole of a full disk kills a process (SIGBUS).
-- The folder belongs to one parent and goes with it; folders of parents that were killed go at the next start.
+- The folder belongs to one parent and is removed with it; those of killed parents are removed at the next start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIZE = 1 << 20  # bytes of a file: thousands of numbers; it grows when there are
 KINDS = ("counter", "histogram")  # the kinds of metrics that children have
 
 
-class Files:
+class CountFiles:
     """The files of one worker, beat or relay.
 
     Attributes:
@@ -97,7 +97,7 @@ class Files:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def start(wanted: bool) -> Files | None:
+def start(wanted: bool) -> CountFiles | None:
     """Begin to count in files, if this process is one that serves metrics.
 
     Args:
@@ -108,7 +108,7 @@ def start(wanted: bool) -> Files | None:
     """
     if not wanted:
         return None
-    files = Files(pulse.directory() / "metrics" / str(os.getpid()))
+    files = CountFiles(pulse.directory() / "metrics" / str(os.getpid()))
     try:
         files.open()
     except OSError as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from holdfast.pulse import Pulse
 
 
-class Heartbeat:
+class PulseCollector:
     """Reads a heartbeat when Prometheus asks.
 
     Attributes:
@@ -76,7 +76,7 @@ class Heartbeat:
         )
 
 
-_served: list[Heartbeat] = []  # at most one
+_served: list[PulseCollector] = []  # at most one
 
 
 def show(pulse: Pulse) -> None:
@@ -90,6 +90,6 @@ def show(pulse: Pulse) -> None:
     if _served:
         _served[0].pulse = pulse
         return
-    _served.append(Heartbeat(pulse))
+    _served.append(PulseCollector(pulse))
     address = os.environ.get("HOLDFAST_METRICS_ADDRESS") or "127.0.0.1"
     server.serve_when_free(address, numbers.PORT, *_served)

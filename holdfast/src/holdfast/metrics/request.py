@@ -1,4 +1,4 @@
-"""The worker's side of a message, watched: each one counted once, and each line about it logged with its ids."""
+"""Counts each message of a worker once, and gives each log line about it the ids of its task."""
 
 from __future__ import annotations
 

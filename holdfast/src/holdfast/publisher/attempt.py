@@ -106,7 +106,7 @@ class Cluster:
 class Attempts:
     """The attempts to publish one message, one after the other, until one succeeds or no other is worth it.
 
-    Call :meth:`begin`, try, and tell :meth:`failed` how it went wrong; after its None, :attr:`failure` is the verdict.
+    Call :meth:`begin`, try, and pass an error to :meth:`failed`; when that returns None, :attr:`failure` is final.
 
     Args:
         cluster: where to publish.

@@ -1,8 +1,8 @@
 """One connection to one node, shared by every thread that publishes: callers share a window of unanswered messages.
 
-There is no background thread. Whoever waits for an answer and finds nobody reading reads for all; the others sleep
-until their message is settled or until it is their turn to read. Every wait ends at the caller's deadline, writes
-included: the socket never blocks. A link on which anything was left in doubt is given up and never used again.
+There is no background thread. One of the threads that wait for answers reads for all; the others sleep until their
+message is settled or until it is their turn to read. Every wait ends at the caller's deadline, writes included: the
+socket never blocks. A link on which anything was left in doubt is given up and never used again.
 
 A signal handler may run, and may raise, between any two steps of a call. So whatever a call takes (the lock, the turn
 to read) is given back by a test of what it holds, not by a note that it took it; and every message gets a verdict.
@@ -217,7 +217,7 @@ class Link:
             self._guard.run(part, monotonic() + timeout)
 
     def forget(self) -> None:
-        """Drop the inherited socket in a forked child without a word to the broker: the parent still uses it.
+        """Drop the inherited socket in a forked child without telling the broker: the parent still uses it.
 
         A fork in a signal handler returns into the interrupted call in the child, too; that call finds the link dead.
         """
@@ -227,7 +227,7 @@ class Link:
     # -- one thread at a time
 
     def _take_place(self, pending: Pending) -> None:
-        """Let the thread of a message read for all if nobody does, else put it in the row of those that wait."""
+        """Let the thread of a message read for all if nobody does, else put it in the queue of those that wait."""
         if self.dead is not None:
             self._fail(self.dead)
             if not pending.done:  # it got lost when a signal handler raised in the middle of a step

@@ -1,4 +1,4 @@
-"""The log lines of publishing. A handler that publishes what it is given must not be given lines about that."""
+"""The log lines of publishing. A handler that publishes log lines must not get those about its own publishing."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 ``publish_many`` collects messages that it publishes itself; the outbox records whole canvases for later. Celery asks
 an app for its producer and for its result store, so :func:`attach` gives the app both in a form that knows of a running
-record. Threads that record nothing notice nothing.
+record. Threads that record nothing are not affected.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Task messages by template: the first two of a kind are built by Celery, the others differ only in id and arguments.
 
 Celery spends about 180 microseconds on building a message, many times what its transfer costs. The first message of a
-kind becomes the template, and the second one has to be its very image. What is published in a way of its own (by a
-task, a router, a receiver of a signal, an instrumentation) is built by Celery each time.
+kind becomes the template, and the second one has to equal what the template gives. What is published in a way of its
+own (by a task, a router, a receiver of a signal, an instrumentation) is built by Celery each time.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Templates:
         return template.fill(signature.options.get("task_id") or uuid(), args, kwargs, now())
 
     def learn(self, key: object, signature: Signature[Any], message: Message) -> None:
-        """Make a template of the first message of its kind, and keep it if the second one is its image, byte by byte.
+        """Make a template of the first message of its kind, and keep it if it gives the second one byte by byte.
 
         Args:
             key: as returned by :meth:`key`.

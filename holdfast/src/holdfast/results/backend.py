@@ -40,8 +40,8 @@ class DurableSentinelBackend(ChordBackend):
     A final state is written and confirmed by ``WAITAOF`` on one connection before the task's message is acknowledged.
     While the store is away, the running task waits; after ``durable_patience`` its message goes back to the queue
     (:class:`holdfast.request.PutBack`). What the store will never take makes the task fail
-    (:class:`holdfast.results.ResultRefused`). States that are not final (STARTED, RETRY, progress) are news: lost, not
-    fatal.
+    (:class:`holdfast.results.ResultRefused`). States that are not final (STARTED, RETRY, progress) may be
+    lost: a write that fails does not fail the task.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -139,7 +139,7 @@ class DurableSentinelBackend(ChordBackend):
             RedisError: not within the patience of the connection.
         """
         self._durable(self._set_command(key, value, expires))
-        with suppress(RedisError, OSError):  # who misses the news reads the value
+        with suppress(RedisError, OSError):  # a client that misses the message reads the value
             self.client.publish(key, value)
 
     def _store_result(

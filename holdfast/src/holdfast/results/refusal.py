@@ -1,4 +1,4 @@
-"""What Redis will never take: told apart from an outage, so that no task runs for ever because of it."""
+"""Tells a value that Redis will never take from an outage, so that no task is repeated for ever because of it."""
 
 from __future__ import annotations
 

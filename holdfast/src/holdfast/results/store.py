@@ -1,4 +1,4 @@
-"""Talking to a Redis primary behind Sentinel: what is waited for, for how long, and whom a repeated command asks."""
+"""Talking to a Redis primary behind Sentinel: how long a command is repeated, and which node a repetition asks."""
 
 from __future__ import annotations
 

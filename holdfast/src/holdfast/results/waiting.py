@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def get(result: AsyncResult[Any] | ResultSet, timeout: float, *, interval: float = 0.5, propagate: bool = True) -> Any:
     """Wait for a result, through failovers, until a deadline.
 
-    ``AsyncResult.get`` waits on a subscription that a failover can end without a word (celery#4857); this asks.
+    ``AsyncResult.get`` waits on a subscription that a failover can end silently (celery#4857); this one polls.
 
     Args:
         result: of one task, or of a group.

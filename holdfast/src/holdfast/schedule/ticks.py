@@ -1,7 +1,7 @@
 """When the ticks of a schedule are due: arithmetic on instants in UTC, exact to the microsecond. No clock is read here.
 
-A tick is its instant. From the same last tick every beat computes the same next one, so a tick that is sent again, by
-whomever, carries the same task id.
+A tick is identified by its instant. From the same last tick every beat computes the same next one, so a tick that is
+sent again, by either, carries the same task id.
 """
 
 from __future__ import annotations
