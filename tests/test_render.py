@@ -85,6 +85,7 @@ def test_delays_are_declared_exactly_as_the_installed_kombu_does(
         for item in topology["bindings"]
     }
     own = {(name, "queue", name, "") for name in ("dead", "unrouted")}
+    own.add((kombu_delay.CELERY_DELAYED_DELIVERY_EXCHANGE, "queue", routing.EXPIRED, f"#.{routing.EXPIRED}"))
     by_name = {("tasks", "queue", name, name) for name in ("default", "critical")}
     assert bindings == channel.bindings | own | by_name
 

@@ -46,6 +46,10 @@ class Rig:
         return f"{self.queue}-dead"
 
     @property
+    def notices(self) -> str:
+        return f"{self.queue}-expired"
+
+    @property
     def prefix(self) -> str:
         """What the keys of its results begin with, below what a worker's login may write."""
         return f"celery-task-meta-{self.queue}:"
@@ -72,14 +76,16 @@ class Rig:
 
     def declare(self, **policy: object) -> None:
         """Declare exchange, queues, bindings and policy as the definitions do for a task queue."""
-        for name in (self.queue, self.dead):
+        for name in (self.queue, self.dead, self.notices):
             arguments = {"x-queue-type": "quorum"}
             self.api("PUT", f"queues/{VHOST}/{name}", {"durable": True, "arguments": arguments})
         self.api("PUT", f"exchanges/{VHOST}/{self.dead}", {"type": "fanout", "durable": True})
         self.api("POST", f"bindings/{VHOST}/e/{self.dead}/q/{self.dead}", {"routing_key": ""})
         for key in (self.queue, f"#.{self.queue}"):
             self.api("POST", f"bindings/{VHOST}/e/tasks/q/{self.queue}", {"routing_key": key})
-        self.api("POST", f"bindings/{VHOST}/e/celery_delayed_delivery/e/tasks", {"routing_key": f"#.{self.queue}"})
+        for target, queue in (("e/tasks", self.queue), (f"q/{self.notices}", self.notices)):
+            key = {"routing_key": f"#.{queue}"}
+            self.api("POST", f"bindings/{VHOST}/e/celery_delayed_delivery/{target}", key)
         definition = {
             "delivery-limit": 20,
             "dead-letter-exchange": self.dead,
@@ -103,6 +109,7 @@ class Rig:
             f"policies/{VHOST}/{self.queue}",
             f"queues/{VHOST}/{self.queue}",
             f"queues/{VHOST}/{self.dead}",
+            f"queues/{VHOST}/{self.notices}",
             f"exchanges/{VHOST}/{self.dead}",
             f"bindings/{VHOST}/e/celery_delayed_delivery/e/tasks/{key}",
         ):
@@ -187,6 +194,7 @@ class Rig:
             **os.environ,
             **self.servers_environment(),
             "HOLDFAST_QUEUES": self.queue,
+            "SCRATCH_NOTICES": self.notices,
             "SCRATCH_PREFIX": self.prefix,
             "HOLDFAST_PULSE_DIR": str(self.folder / "pulse"),
             "PYTHONPATH": str(HERE),

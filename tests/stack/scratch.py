@@ -23,6 +23,8 @@ app.config_from_object("holdfast.settings")
 app.conf.result_backend_transport_options["durable_patience"] = float(os.environ.get("SCRATCH_PATIENCE", "120"))
 if os.environ.get("SCRATCH_PREFIX"):
     app.conf.result_backend_transport_options["global_keyprefix"] = os.environ["SCRATCH_PREFIX"]
+if app.conf.holdfast_expired_queue:
+    app.conf.holdfast_expired_queue = os.environ.get("SCRATCH_NOTICES")
 if os.environ.get("SCRATCH_OTHER_SENTINELS"):
     for options in (app.conf.result_backend_transport_options, app.conf.broker_transport_options):
         if "min_other_sentinels" in options:

@@ -255,6 +255,25 @@ LEDGER = (
         },
     ),
     Use(
+        "celery.bootsteps:Step",
+        by="holdfast.notices",
+        why="a step of the worker's blueprint",
+        until="never: bootsteps are Celery's way to extend a worker",
+        names={
+            "__init__": "(self, parent, **kwargs)",
+        },
+    ),
+    Use(
+        "celery.bootsteps:StartStopStep",
+        by="holdfast.notices",
+        why="a step of the worker's blueprint",
+        until="never: bootsteps are Celery's way to extend a worker",
+        names={
+            "start": "(self, parent)",
+            "stop": "(self, parent)",
+        },
+    ),
+    Use(
         "amqp.channel:Channel",
         by="holdfast.publisher.link",
         why="a closed channel stays closed: its tags would begin again",

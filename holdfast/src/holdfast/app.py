@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from holdfast import consumer, defaults, logs, publisher, request, startup, tracing
+from holdfast import consumer, defaults, logs, notices, publisher, request, startup, tracing
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -38,6 +38,7 @@ def install(app: Celery) -> Celery:
     publisher.install(app)
     consumer.install(app)
     request.install(app)
+    notices.install(app)
     logs.install()
     tracing.install(app)
     _installed.add(app)

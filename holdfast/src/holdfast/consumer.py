@@ -31,6 +31,7 @@ from holdfast.heartbeat import Heartbeat
 from holdfast.logs import about
 from holdfast.metrics import numbers
 from holdfast.mixin import mixed
+from holdfast.notices import Notices
 from holdfast.request import PutBack, Request
 from holdfast.startup import at_start
 
@@ -73,7 +74,7 @@ class Consumer(CeleryConsumer):
         self.heartbeat = Heartbeat(self)
         self.steps = [step for step in self.steps if not isinstance(step, left_out)]
         self.expired = Expired(self)
-        self.steps[-1:-1] = (self.heartbeat, self.expired)  # before the event loop, which is always last
+        self.steps[-1:-1] = (self.heartbeat, self.expired, Notices(self))  # before the event loop, which is always last
 
     # -- connecting
 

@@ -21,7 +21,7 @@ RESULTS = ("result_backend",)
 SCHEDULE = ("beat_scheduler", "redbeat_redis_url", "redbeat_redis_options")
 
 # What describes the queues of HOLDFAST_BROKER_URL; Celery's own values make the queues of any other topology.
-TOPOLOGY = (*QUEUES, "task_create_missing_queues", "task_routes")
+TOPOLOGY = (*QUEUES, "task_create_missing_queues", "task_routes", "holdfast_expired_queue")
 
 
 def give(app: Celery) -> None:

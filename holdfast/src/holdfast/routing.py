@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 EXCHANGE = "tasks"
+EXPIRED = "expired"  # the queue of the notices of holdfast.notices
 
 
 def queues(names: Iterable[str]) -> list[Queue]:

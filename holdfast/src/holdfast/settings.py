@@ -158,6 +158,8 @@ def _topology(queue_names: tuple[str, ...]) -> dict[str, Any]:
         "task_default_routing_key": queue_names[0],
         # a misspelt name raises; by default it creates a queue on one node that no worker reads
         "task_create_missing_queues": False,
+        # where the broker delivers the notices of tasks that expired; None where there is no such queue
+        "holdfast_expired_queue": routing.EXPIRED,
         "task_routes": (routing.Router(queue_names[0]),),
     }
 
@@ -297,4 +299,5 @@ def _redis_as_broker(queue_names: tuple[str, ...], files: tls.TLSFiles | None) -
         "broker_use_ssl": files.redis() if files else False,
         "broker_transport_options": redis_broker.transport_options(_sentinel(files), _time_limit()),
         "task_queues": redis_broker.queues(queue_names),
+        "holdfast_expired_queue": None,  # a notice waits in RabbitMQ's delay queues
     }

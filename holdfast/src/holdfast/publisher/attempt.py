@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 from billiard.exceptions import SoftTimeLimitExceeded
 
 from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused, Unreachable, Unroutable
-from holdfast.publisher.link import Suspected
+from holdfast.publisher.link import Pending, Suspected
 from holdfast.publisher.log import logger
 from holdfast.publisher.message import Message, Wire
 from holdfast.publisher.nodes import DEPTH
+from holdfast.publisher.notice import notice_of
 
 if TYPE_CHECKING:
     from holdfast.publisher.nodes import Nodes
     from holdfast.publisher.policy import Limits, Policy
 
+
+BRIEF = 0.5  # seconds that a notice waits for another thread that uses the link
+REST = 60.0  # seconds without notices after one that was not taken
 
 Fallback = Callable[[Message], None]
 """Stores a message that no broker accepted; returns when it is stored, raises when it could not be."""
@@ -32,6 +36,7 @@ class Cluster:
         fallback: where a message goes that is not acknowledged within its deadline, for reasons that may pass.
 
     Attributes:
+        expired: the queue for notices of expired tasks; None to send none.
         topology: by exchange and routing key, the kombu entities to declare when the broker finds a message unroutable.
     """
 
@@ -39,6 +44,8 @@ class Cluster:
         self.nodes = nodes
         self.policy = policy
         self.fallback = fallback
+        self.expired: str | None = None
+        self._announce_at = 0.0
         self.topology: dict[tuple[str, str], list[Any]] = {}
 
     def refusal(self, wire: Wire | Exception) -> Exception | None:
@@ -81,6 +88,26 @@ class Cluster:
         logger.warning("task %s went to the fallback: %s", wire.task_id, error)
         return True
 
+    def announce(self, wire: Wire) -> None:
+        """Send the notice of a task that expires, once the task is published. It may get lost: nobody waits for it.
+
+        Args:
+            wire: the message of the task.
+        """
+        notice = notice_of(wire, self.expired) if self.expired and monotonic() >= self._announce_at else None
+        if notice is None:
+            return
+        link = self.nodes.opened()  # it has just carried the task; to open another one the publish has no time
+        if link is not None:
+            link.submit((_Notice(notice, self._not_announced),), monotonic() + BRIEF)
+
+    def _not_announced(self, error: NotAcknowledged) -> None:
+        """Rest: where notices have no exchange, each would cost the channel and what is under way on it."""
+        if error.retryable and not isinstance(error, Suspected):
+            return  # this one is lost, the next one may arrive
+        self._announce_at = monotonic() + REST
+        logger.warning("no notices of expired tasks for %s s: %s", REST, error)
+
     def declare(self, node: int, wire: Wire, limits: Limits) -> bool:
         """Declare the queue of an unroutable message, for an app whose topology is not provisioned on the broker.
 
@@ -101,6 +128,27 @@ class Cluster:
             logger.exception("task %s: its queue is missing and cannot be declared", wire.task_id)
             return False
         return True
+
+
+class _Notice(Pending):
+    """A notice on its way.
+
+    Args:
+        wire: the message.
+        failed: is told when it was not taken.
+    """
+
+    __slots__ = ("_failed",)
+
+    def __init__(self, wire: Wire, failed: Callable[[NotAcknowledged], None]) -> None:
+        super().__init__(wire)
+        self._failed = failed
+
+    def settle(self, error: NotAcknowledged | None) -> None:
+        """Record the outcome."""
+        super().settle(error)
+        if error is not None:
+            self._failed(error)
 
 
 class Attempts:

@@ -99,6 +99,11 @@ class Nodes:
             return link
         return level.opening[node].run(lambda: self._usable(level.shared, node, limits), limits.until)
 
+    def opened(self) -> Link | None:
+        """Return the shared link to the preferred node, if it is open already."""
+        link = self._level().shared[self.pick(0)]
+        return link if link is not None and link.dead is None else None
+
     def publish_alone(self, node: int, wire: Wire, limits: Limits) -> None:
         """Publish a message on a link with nothing else under way: if the channel is closed, it was this message.
 

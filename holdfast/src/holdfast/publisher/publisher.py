@@ -86,6 +86,8 @@ class Publisher(Cluster):
         stored = error is not None and self.store(wire, error)
         outcome = "acknowledged" if error is None else "outbox" if stored else error.outcome
         numbers.published(outcome, monotonic() - begin)
+        if error is None:
+            self.announce(wire)
         if error is not None and not stored:
             raise error
         return not stored

@@ -57,6 +57,7 @@ class DurableAMQP(AMQP):
         if publisher is None:
             fallback = self.fallback or _configured(self.app.conf.get("holdfast_publish_fallback"))
             made = Publisher(connection, Policy.from_settings(self.app.conf), fallback)
+            made.expired = self.app.conf.get("holdfast_expired_queue")
             publisher = self._publishers.setdefault(key, made)  # no lock: a fork could inherit it held
         self._known[connection] = publisher
         return publisher

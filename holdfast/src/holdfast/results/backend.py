@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from celery._state import get_current_task
 from celery.exceptions import BackendGetMetaError, TaskRevokedError
 from celery.states import READY_STATES, REVOKED, SUCCESS
 from celery.utils.log import get_logger
+from celery.utils.time import maybe_iso8601
 from kombu.exceptions import DecodeError, EncodeError
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -31,6 +33,7 @@ logger = get_logger(__name__)
 
 SHORT = 3.0  # seconds; outside a task nobody may wait longer: the caller is a worker's main loop or a web request
 REST = 5.0  # seconds; outside a task a store that was away is not asked again for this long
+CLAIM = 24 * 3600  # seconds that a claim outlasts the expiry; longer than a notice counts (holdfast.notices.OLD)
 LOOK = 5.0  # seconds between two questions to Sentinel how many replicas are up; a missing confirmation asks at once
 
 
@@ -196,6 +199,50 @@ class DurableSentinelBackend(ChordBackend):
             numbers.result_stored(len(values))
             return frozenset(values)
         return frozenset()
+
+    # -- tasks that expire: holdfast.notices
+
+    def claim_start(self, context: Any) -> None:
+        """Note for good that a task starts.
+
+        Args:
+            context: the task's request.
+
+        Raises:
+            PutBack: the task was reported as expired, or the store is away. It must not run.
+        """
+        with self._store(f"start of task {context.id}"):
+            claimed = self._claim([context], b"started")
+        if not claimed:
+            raise PutBack("it was reported as expired")
+
+    def revoke_unstarted(self, contexts: list[Any], why: str) -> frozenset[str]:
+        """Store for many tasks that they were revoked, unless a worker has started them.
+
+        Args:
+            contexts: the request of each task.
+            why: the reason.
+
+        Returns:
+            The ids whose state is stored for good.
+
+        Raises:
+            PutBack: the store is away.
+        """
+        with self._store(f"expiry of {len(contexts)} tasks"):
+            claimed = self._claim(contexts, b"expired")
+        return self.store_revoked({context.id: context for context in claimed}, why) if claimed else frozenset()
+
+    def _claim(self, contexts: list[Any], what: bytes) -> list[Any]:
+        """Write what becomes of tasks where nothing is written yet; return those of which it is so, for good."""
+        commands: list[tuple[Any, ...]] = []
+        for context in contexts:
+            # another attempt, or the same task sent again with more time, is another decision
+            key = self.get_key_for_task(f"{context.id}.{context.retries}.{context.expires}")
+            left = (maybe_iso8601(context.expires) - datetime.now(timezone.utc)).total_seconds()
+            commands += [("SET", key, what, "NX", "EX", CLAIM + max(0, int(left))), ("GET", key)]
+        found = self._durable(*commands)[1::2]
+        return [context for context, claimed in zip(contexts, found, strict=True) if claimed == what]
 
     def _value(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> Any:
         """Return what is stored of a task.

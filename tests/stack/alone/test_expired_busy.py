@@ -1,0 +1,105 @@
+"""A task that expires behind busy workers is reported within seconds, and what is reported never runs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ..stack import wait_until
+
+if TYPE_CHECKING:
+    from ..servers import OwnRig, Servers
+
+pytestmark = pytest.mark.stack
+
+BUSY = 45  # seconds for which the only slot is busy; far more than any of the deadlines below
+WAYS = """
+import datetime, time
+import holdfast
+from celery import chain, group
+retried = again.apply_async((1,), expires=6)
+echo.delay("busy", {busy})
+soon = lambda: datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=2)
+many = [echo.s("many").set(task_id=f"many{{number}}", expires=2) for number in range(20)]
+assert all(outcome.acknowledged for outcome in holdfast.publish_many(app, many))
+ways = [
+    retried,
+    echo.apply_async(("seconds",), expires=2),
+    echo.apply_async(("datetime",), expires=soon()),
+    echo.apply_async(("text",), expires=soon().isoformat()),
+    echo.apply_async(("delayed",), countdown=300, expires=2),
+    echo.apply_async(("eta",), countdown=1, expires=3),
+    group(echo.s("member").set(expires=2), app=app)().children[0],
+    chain(echo.si("first").set(expires=2), echo.si("second"), app=app)().parent,
+    app.send_task("scratch.echo", ("name",), expires=2, ignore_result=False),
+    *(app.AsyncResult(f"many{{number}}") for number in range(20)),
+]
+echo.apply_async(("ignored",), expires=2, ignore_result=True)
+until = time.monotonic() + 15
+for way in ways:
+    error = way.get(timeout=until - time.monotonic(), propagate=False)
+    assert type(error).__name__ == "TaskRevokedError", (way.id, error)
+    assert way.state == "REVOKED", way.id
+"""
+
+
+def test_behind_a_busy_worker_it_is_reported_when_it_is_due(own_rig: OwnRig) -> None:
+    with own_rig.worker() as worker:
+        own_rig.call(WAYS.format(busy=BUSY))
+        assert own_rig.runs("echo") == {"busy": 1}
+        assert own_rig.runs("end") == {}, "the only slot is still busy"
+        own_rig.drained(BUSY + 30)
+        assert worker.alive
+    assert own_rig.runs("echo") == {"busy": 1}
+    assert own_rig.runs("again").total() == 1
+    for queue in (own_rig.dead, own_rig.notices):
+        assert own_rig.depth(queue) == (0, 0), queue
+
+
+def test_a_task_that_runs_when_it_expires_is_not_reported(own_rig: OwnRig) -> None:
+    with own_rig.worker(concurrency=2) as worker:
+        own_rig.call(
+            """
+echo.delay("warm").get(timeout=30)
+task = echo.apply_async(("long", 16), expires=8)
+found = set()
+while "SUCCESS" not in found:
+    found.add(task.state)
+assert found == {"PENDING", "SUCCESS"}, found
+"""
+        )
+        worker.wait_for("0 of 1 tasks have expired before a worker could start them")
+    assert own_rig.runs("end") == {"warm": 1, "long": 1}
+
+
+def test_what_was_reported_does_not_run(own_rig: OwnRig, servers: Servers) -> None:
+    """As for a worker whose clock is behind the one that reported it."""
+    expires = (datetime.now(UTC) + timedelta(seconds=20)).isoformat()
+    servers.redis.set(f"celery-task-meta-reported.0.{expires}", "expired")
+    with own_rig.worker() as worker:
+        own_rig.call(f"echo.apply_async(('reported',), task_id='reported', expires={expires!r})")
+        worker.wait_for("goes back to its queue: it was reported as expired")
+        own_rig.call(
+            "assert type(app.AsyncResult('reported').get(timeout=60, propagate=False)).__name__ == 'TaskRevokedError'"
+        )
+        own_rig.drained()
+    assert own_rig.runs("echo") == {}
+    assert own_rig.depth(own_rig.dead) == (0, 0)
+
+
+def test_without_the_queue_of_notices_it_is_reported_when_a_worker_receives_it(own_rig: OwnRig) -> None:
+    with own_rig.worker(SCRATCH_NOTICES="missing") as worker:
+        worker.wait_for("Notices of expired tasks cannot be read from queue missing")
+        own_rig.call(
+            """
+echo.delay("busy", 4)
+late = echo.apply_async(("late",), expires=1)
+assert type(late.get(timeout=30, propagate=False)).__name__ == "TaskRevokedError"
+""",
+            SCRATCH_NOTICES="",
+        )
+        wait_until(lambda: own_rig.depth() == (0, 0), "the queue is empty", 20)
+        assert worker.alive
+    assert own_rig.runs("echo") == {"busy": 1}
