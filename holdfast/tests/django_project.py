@@ -44,6 +44,7 @@ if not settings.configured:
         ALLOWED_HOSTS=["*"],
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         HOLDFAST_DURABLE_ON_COMMIT=True,
+        TASKS={"default": {"BACKEND": "holdfast.django.backend.CeleryBackend", "QUEUES": ["default", "mail"]}},
         INSTALLED_APPS=[
             *(f"django.contrib.{name}" for name in ("contenttypes", "auth", "messages", "sessions", "admin")),
             "holdfast.django",

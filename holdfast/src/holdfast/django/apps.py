@@ -5,6 +5,7 @@ from __future__ import annotations
 from holdfast import extras
 
 with extras.needed():
+    from django import VERSION
     from django.apps import AppConfig
     from django.conf import settings
     from django.core.checks import register
@@ -23,5 +24,7 @@ class HoldfastConfig(AppConfig):
         from holdfast.django import checks, on_commit  # noqa: PLC0415 - models may be imported from here on
 
         register(checks.doctor, deploy=True)
+        if VERSION >= (6, 0):  # older ones have no tasks
+            from holdfast.django import backend  # noqa: F401, PLC0415 - registers the Celery task that runs them
         if getattr(settings, "HOLDFAST_DURABLE_ON_COMMIT", False):
             on_commit.install()
