@@ -310,11 +310,11 @@ def test_junit_has_a_case_for_each_rule_that_was_asked(call: Call, foreign: str)
 
 
 def test_without_celery_it_says_where_it_belongs() -> None:
-    code = "import sys; sys.modules['celery'] = None; from celery_doctor.cli import main; main()"
+    code = "import sys; sys.modules['celery'] = None; from celery_doctor.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: Celery is not installed here")
+    assert done.stderr.startswith("Error: Celery cannot be imported here (ModuleNotFoundError: ")
     assert done.stderr.count("\n") == 1
 
 

@@ -29,6 +29,7 @@ REDIS: dict[str, Any] = {"broker_url": "redis://a"}
 CONFIRMED = {"broker_transport_options": {"confirm_publish": True}}
 STORE = {"result_backend": "redis://localhost"}
 SENTINEL = {"result_backend": "sentinel://a:1;sentinel://b:1;sentinel://c:1"}
+SQS = {"broker_url": "https://sqs.eu-west-1.amazonaws.com", "broker_transport": "sqs"}  # the transport comes first
 MASTER = {"master_name": "m"}
 REDIS_SENTINEL = {"broker_url": "sentinel://a:1;sentinel://b:1;sentinel://c:1"}
 EXPIRING = [Queue("q", TOPIC, routing_key="q", queue_arguments={"x-queue-type": "quorum", "x-message-ttl": 60000})]
@@ -61,6 +62,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF118", {"task_always_eager": True}, {}),
     ("HF119", {"broker_url": "memory://"}, RABBIT),
     ("HF120", {"broker_url": "sqs://"}, RABBIT),
+    ("HF121", {}, RABBIT),
     ("HF201", {}, {"task_acks_late": True}),
     ("HF202", {"task_acks_late": True}, {"task_reject_on_worker_lost": True}),
     ("HF203", RABBIT, RABBIT | {"task_acks_on_failure": False}),
@@ -99,18 +101,21 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF312", SENTINEL, SENTINEL | {"result_backend_transport_options": MASTER}),
     ("HF313", STORE | {"redis_backend_use_ssl": {"ssl_cert_reqs": "none"}}, STORE),
     ("HF314", {"result_backend": "cache+memory://"}, STORE),
+    ("HF315", {"result_backend": "django-db"}, STORE),
     ("HF401", SCHEDULE, REDBEAT),
     ("HF402", REDBEAT, REDBEAT | {"redbeat_lock_timeout": 30}),
     ("HF403", REDBEAT | {"redbeat_lock_timeout": 30, "beat_max_loop_interval": 20}, REDBEAT),
     ("HF404", REDBEAT, SCHEDULE | {"beat_scheduler": "holdfast.beat:Scheduler"}),
     ("HF405", {"beat_schedule": {"t": {"task": "t", "schedule": 0.05}}}, {"beat_schedule": {"t": {"schedule": 0.25}}}),
     ("HF407", REDBEAT | {"beat_schedule": {"tick": {"task": "t", "schedule": 1.0, "args": (uuid4(),)}}}, REDBEAT),
+    ("HF408", {"beat_scheduler": "django_celery_beat.schedulers:DatabaseScheduler"}, REDBEAT),
     ("HF501", REDIS, RABBIT),
     ("HF502", REDIS | {"task_time_limit": 3600}, REDIS | {"task_time_limit": 60}),
     ("HF503", REDIS, REDIS | {"broker_transport_options": {"socket_timeout": 5}}),
     ("HF504", REDIS, {"broker_url": "sentinel://a:26379"}),
     ("HF505", REDIS_SENTINEL, REDIS_SENTINEL | {"broker_transport_options": MASTER}),
     ("HF506", {"broker_url": "sentinel://a:26379"}, REDIS_SENTINEL),
+    ("HF507", SQS, SQS | {"task_time_limit": 1000}),
     ("HF702", {"worker_prefetch_multiplier": "1"}, {"worker_prefetch_multiplier": 1}),
 ]
 SHOWN_ELSEWHERE = {"HF303", "HF406", "HF701"}  # installed packages: tests below
@@ -151,6 +156,27 @@ def test_a_task_that_acknowledges_early_is_named() -> None:
     ]
 
 
+def test_a_broker_that_it_does_not_ask_is_named_with_what_decides_there() -> None:
+    for settings in (SQS, {"broker_url": "sqs://key:secret@"}):
+        (text,) = [one.found for one in examine(application(settings)) if one.rule.id.startswith("HF120")]
+        assert text == (
+            "the broker is sqs; the doctor cannot judge its retention, redrive policy and dead-letter queue"
+        )
+
+
+def test_a_time_limit_of_a_task_counts_for_the_visibility_timeout() -> None:
+    app = application(REDIS | {"task_time_limit": 60})
+
+    @app.task(name="patient.long", shared=False, time_limit=4000)
+    def long() -> None: ...
+
+    assert "visibility timeout 3600 s, time limit 4000 s" in [one.found for one in examine(app)]
+
+
+def test_the_cache_of_django_is_a_cache() -> None:
+    assert "HF314" in found({"result_backend": "django-cache"})
+
+
 def test_a_base_class_with_its_own_retry_is_fine() -> None:
     class Own(Task):
         def retry(self, *args: Any, **kwargs: Any) -> Any:
@@ -182,6 +208,7 @@ def test_old_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "HF701" not in found({})
     monkeypatch.setattr("celery_doctor.versions.metadata.version", lambda _: "5.6.3")
     assert "HF701" in found({})
+    assert len([one for one in examine(application(REDIS)) if one.rule.number == "HF701"]) == 1
 
 
 def test_a_stock_application_on_redis() -> None:

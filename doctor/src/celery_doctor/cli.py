@@ -9,14 +9,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-try:
-    import celery  # noqa: F401 - what follows needs it
-except ModuleNotFoundError as missing:
-    if missing.name != "celery":
-        raise
-    sys.stderr.write("Error: Celery is not installed here; install celery-doctor where the application is installed.\n")
-    sys.exit(2)
-
 from celery_doctor import application, compose, live, process_rules, rules, supervisor, systemd
 from celery_doctor.formats import FORMATS
 from celery_doctor.load import CouldNotLoadError, load, own_output

@@ -223,7 +223,7 @@ def exclusive_control_queue(subject: Subject) -> str | None:
 @rule(
     "HF218-hard-stop",
     Severity.WARNING,
-    loss="a stop waits for every task, and tasks that the supervisor then kills run again from the start",
+    loss="a stop waits for every task; those that the supervisor then kills start again, or are lost (HF201)",
     sets={"worker_soft_shutdown_timeout": "15"},
     fix="worker_soft_shutdown_timeout = 15, with REMAP_SIGTERM=SIGQUIT in the worker's environment",
 )

@@ -262,11 +262,36 @@ def broker_in_memory(subject: Subject) -> str | None:
     return f"the broker is {subject.write_brokers[0].scheme}" if subject.broker == "memory" else None
 
 
+UNSEEN = {  # what decides about losses where the doctor does not look, by broker
+    "sqs": "its retention, redrive policy and dead-letter queue",
+    "gcpubsub": "its retention, acknowledgement deadline and dead-letter topic",
+    "azureservicebus": "its lock duration, time to live and dead-letter queue",
+    "azurestoragequeues": "its time to live; it has no dead-letter queue",
+    "confluentkafka": "its replication, retention and offsets",
+    "kafka": "its replication, retention and offsets",
+    "mongodb": "its write concern and replica set",
+    "sqlalchemy": "the transactions and the copies of its database",
+}
+
+
 @rule(
     "HF120-unknown-broker",
     Severity.ADVICE,
-    loss="no rule covers this broker; only the rules that apply to every broker were checked",
-    fix="RabbitMQ with quorum queues, for which all of this was measured",
+    loss="few rules cover this broker: those that apply to every broker, and HF507 on SQS",
+    fix="check by hand what the finding names; all of this was measured on RabbitMQ with quorum queues",
 )
 def unknown_broker(subject: Subject) -> str | None:
-    return None if subject.broker in ("amqp", "redis", "memory") else f"the broker is {subject.broker}"
+    if subject.broker in ("amqp", "redis", "memory"):
+        return None
+    kind = {"sqla": "sqlalchemy", "database": "sqlalchemy"}.get(subject.broker, subject.broker)
+    return f"the broker is {kind}; the doctor cannot judge {UNSEEN.get(kind, 'what it keeps')}"
+
+
+@rule(
+    "HF121-broker-not-set",
+    Severity.ADVICE,
+    loss="the findings are about RabbitMQ on this machine, Celery's default, and not about the broker of production",
+    fix="run the doctor with the environment of production, or set broker_url",
+)
+def broker_not_set(subject: Subject) -> str | None:
+    return None if subject.get("broker_write_url") else "broker_url is not set here"

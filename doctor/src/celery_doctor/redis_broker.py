@@ -1,4 +1,4 @@
-"""Rules on Redis as the broker."""
+"""Rules on Redis and SQS as the broker, both of which deliver again what is not acknowledged in time."""
 
 from __future__ import annotations
 
@@ -30,14 +30,24 @@ def redis_as_broker(subject: Subject) -> str | None:
     fix='broker_transport_options = {"visibility_timeout": ...} above the longest task and countdown',
 )
 def visibility_timeout(subject: Subject) -> str | None:
-    if subject.broker != "redis":
-        return None
+    return _seen_again(subject, 3600) if subject.broker == "redis" else None
+
+
+def _seen_again(subject: Subject, default: float) -> str | None:
+    """Say which tasks outlast the visibility timeout, None when none can.
+
+    Args:
+        subject: the application.
+        default: of the broker's transport in kombu, in seconds.
+    """
     given = subject.transport.get("visibility_timeout")
-    visible = as_number(given, "visibility_timeout of broker_transport_options", 3600) or 0
-    limit = subject.number("task_time_limit")
-    if limit is None:
+    visible = as_number(given, "visibility_timeout of broker_transport_options", default) or 0
+    general = subject.number("task_time_limit")
+    limits = {task.name: as_number(task.time_limit, f"time_limit of {task.name}", general) for task in subject.tasks}
+    if None in limits.values() or (not limits and general is None):
         return f"visibility timeout {visible:g} s, and tasks without a time limit"
-    return f"visibility timeout {visible:g} s, time limit {limit:g} s" if visible <= limit else None
+    longest = max((limit or 0 for limit in limits.values()), default=general or 0)
+    return f"visibility timeout {visible:g} s, time limit {longest:g} s" if visible <= longest else None
 
 
 @rule(
@@ -87,3 +97,13 @@ def sentinel_master(subject: Subject) -> str | None:
 def one_sentinel(subject: Subject) -> str | None:
     known = _sentinels(subject)
     return f"{len(known)} Sentinel(s) in broker_url" if known and len(known) < 3 else None
+
+
+@rule(
+    "HF507-sqs-visibility-timeout",
+    Severity.WARNING,
+    loss="a task, countdown or retry that takes longer than the visibility timeout runs again, every time it passes",
+    fix='broker_transport_options = {"visibility_timeout": ...} above the longest task and countdown; at most 43200',
+)
+def sqs_visibility_timeout(subject: Subject) -> str | None:
+    return _seen_again(subject, 1800) if subject.broker == "sqs" else None

@@ -184,3 +184,13 @@ def unverified_results(subject: Subject) -> list[str]:
 )
 def volatile_results(subject: Subject) -> str | None:
     return "the result backend is a cache" if subject.results == "cache" else None
+
+
+@rule(
+    "HF315-django-results",
+    Severity.WARNING,
+    loss="only a closed connection is retried: a result is lost while the database is down, always_retry or not",
+    fix="results in Redis with Sentinel, or a task that writes its outcome into its own transaction",
+)
+def django_results(subject: Subject) -> str | None:
+    return "results are rows of django-celery-results" if subject.django_results else None

@@ -109,13 +109,26 @@ def _part(entry: Any, name: str) -> Any:
     "HF406-rows-left-behind",
     Severity.WARNING,
     loss="the entries in django-celery-beat's tables are in no schedule: their tasks are never sent",
-    fix='write them into beat_schedule, or remove "django_celery_beat" from INSTALLED_APPS when the tables are empty',
+    fix='beat_scheduler = "django_celery_beat.schedulers:DatabaseScheduler", or write them into beat_schedule, or'
+    ' remove "django_celery_beat" from INSTALLED_APPS when the tables are empty',
 )
 def rows_left_behind(subject: Subject) -> str | None:
     name = str(subject.get("beat_scheduler") or STOCK)
     if "django_celery_beat.models" in sys.modules and not name.startswith("django_celery_beat"):
-        return f"django_celery_beat is installed, the scheduler is {name}"
+        return f"django_celery_beat is installed, the settings name {name} (--scheduler of a command line is not seen)"
     return None
+
+
+@rule(
+    "HF408-database-scheduler",
+    Severity.ADVICE,
+    loss="last_run_at is written every 3 minutes: after a crash of beat the ticks since then are sent again. An entry"
+    " whose arguments are no JSON is disabled, and only a line in the log says so",
+    fix="tasks that may run twice, and an alert on rows of PeriodicTask that were enabled and are not any more",
+)
+def database_scheduler(subject: Subject) -> str | None:
+    name = str(subject.get("beat_scheduler") or "")
+    return f"the scheduler is {name}" if name.startswith("django_celery_beat") else None
 
 
 @rule(

@@ -22,6 +22,7 @@ BACKENDS = {  # modules of Celery's own backends, of which others are made by in
     "celery.backends.rpc": "rpc",
     "celery.backends.cache": "cache",
     "celery.backends.database": "database",
+    "django_celery_results.backends.cache": "cache",
     "django_celery_results.backends": "database",
 }
 
@@ -86,9 +87,10 @@ class Subject:
 
     @property
     def broker(self) -> str:
-        """``amqp``, ``redis``, or the scheme of another broker."""
-        first = self.write_brokers[0]
-        return urls.KINDS.get(str(self.get("broker_transport") or ""), first.kind) if not first.scheme else first.kind
+        """``amqp``, ``redis``, or the scheme of another broker; ``broker_transport`` comes before that of the URL."""
+        chosen, scheme = str(self.get("broker_transport") or "").lower(), self.write_brokers[0].scheme.lower()
+        transport = scheme if {".", ":"} & set(chosen) else chosen or scheme  # a class says less than the URL
+        return urls.KINDS.get(transport, transport)
 
     @property
     def amqp(self) -> bool:
@@ -118,6 +120,12 @@ class Subject:
         modules = {base.__module__ for base in by_url(value, self.app.loader)[0].__mro__}
         found = [kind for module, kind in BACKENDS.items() if any(name.startswith(module) for name in modules)]
         return found[0] if found else self.stores[0].kind if self.stores else str(value)
+
+    @property
+    def django_results(self) -> bool:
+        """Whether results are rows of django-celery-results."""
+        value = str(self.app.backend_cls or self.get("result_backend"))
+        return self.results == "database" and value.startswith(("django-db", "django_celery_results"))
 
     @property
     def redis_results(self) -> bool:

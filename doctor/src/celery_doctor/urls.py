@@ -14,7 +14,7 @@ KINDS = {
     "redis": "redis", "rediss": "redis", "sentinel": "redis", "valkey": "redis", "valkeys": "redis",
     "memory": "memory", "filesystem": "memory",
     "rpc": "rpc", "amqp-results": "rpc",
-    "cache": "cache", "memcache": "cache", "memcached": "cache", "pylibmc": "cache",
+    "cache": "cache", "django-cache": "cache", "memcache": "cache", "memcached": "cache", "pylibmc": "cache",
     "db": "database", "database": "database", "sqla": "database", "sqlalchemy": "database", "django-db": "database",
 }  # fmt: skip
 SECURE = {"amqps", "rediss", "valkeys"}

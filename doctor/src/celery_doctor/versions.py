@@ -27,10 +27,15 @@ def number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.group(1).split(".")[:3]) if release else ()
 
 
-def outdated() -> list[str]:
-    """Return each package that is older than :data:`MINIMUM` allows, with both versions."""
+def outdated(packages: Iterable[str] = tuple(MINIMUM)) -> list[str]:
+    """Return each package that is older than :data:`MINIMUM` allows, with both versions.
+
+    Args:
+        packages: of those named there.
+    """
     found = []
-    for package, minimum in MINIMUM.items():
+    for package in packages:
+        minimum = MINIMUM[package]
         installed = metadata.version(package)
         if number(installed) < minimum:
             found.append(f"{package} {installed} is installed, {'.'.join(map(str, minimum))} or newer is needed")
@@ -39,13 +44,13 @@ def outdated() -> list[str]:
 
 @rule(
     "HF701-versions",
-    Severity.FATAL,
+    Severity.WARNING,
     loss="workers stop consuming after a reconnect, or RabbitMQ 4.3 refuses their queues",
     fix='pip install "celery[redis]>=5.7" "kombu>=5.7" "amqp>=5.4.2"',
     see="celery#10290",
 )
-def versions(_: Subject) -> list[str]:
-    return outdated()
+def versions(subject: Subject) -> list[str]:
+    return outdated(MINIMUM if subject.amqp else ("celery",))  # the others were needed for RabbitMQ
 
 
 @rule(
