@@ -100,8 +100,8 @@ def test_the_check_and_render_run_from_the_installed_collection(installed: Path)
 
 
 def test_every_playbook_that_a_program_of_ours_runs_is_there() -> None:
-    sources = [*(ROOT / "drill/src").rglob("*.py"), ROOT / "scripts/test-production", ROOT / "Makefile"]
+    sources = [*(ROOT / "drill/src").rglob("*.py"), ROOT / "tests/production/test_verbs.py", ROOT / "Makefile"]
     text = "\n".join(path.read_text() for path in sources)
-    named = set(re.findall(r'scripts/play(?:"\), "| )([a-z_]+(?:/[a-z_]+)?)', text))
+    named = set(re.findall(r'(?:scripts/play(?:"\), "| )|lab\.(?:play|unchanged)\(")([a-z_]+(?:/[a-z_]+)?)', text))
     assert {"parts/describe", "site", "deploy"} <= named
     assert [name for name in named if not (ROOT / f"ansible/playbooks/{name}.yml").exists()] == []

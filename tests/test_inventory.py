@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from .facts import FACTS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -269,37 +271,6 @@ def test_render_opens_the_vault_and_keeps_what_it_writes_to_itself(inventory: Pa
     assert "secret/" not in git(inventory.parent, "ls-files")
 
 
-# What an inventory changes in one place: the variable, another value, and how the default stands in a rendered file.
-FACTS: dict[str, tuple[object, str]] = {
-    "rabbitmq_port": (15673, "5671"),
-    "rabbitmq_management_port": (25671, "15671"),
-    "rabbitmq_metrics_port": (25691, "15691"),
-    "redis_port": (16379, "6379"),
-    "sentinel_port": (16380, "26379"),
-    "flower_port": (15555, "5555"),
-    "grafana_port": (13000, "3000"),
-    "beat_metrics_port": (19538, "9538"),
-    "workers_metrics_port": (19540, "9540"),
-    "relay_metrics": ("0.0.0.0:19539", "9539"),
-    "prometheus_address": ("0.0.0.0:19090", "9090"),
-    "alertmanager_address": ("0.0.0.0:19093", "9093"),
-    "exporters_node_address": ("0.0.0.0:19100", "9100"),
-    "rabbitmq_vhost": ("tasks-of-ours", "holdfast"),
-    "sentinel_primary_name": ("store", "results"),
-    "tls_dir": ("/srv/certificates", "/etc/holdfast/tls"),
-    "redis_data_dir": ("/srv/redis", "/var/lib/redis"),
-    "sentinel_data_dir": ("/srv/sentinel", "/var/lib/redis-sentinel"),
-    "sentinel_acl_file": ("/srv/sentinel.acl", "/etc/redis/sentinel.acl"),
-    "app_user": ("celery", "app"),
-    "app_dir": ("/srv/application", "/opt/holdfast"),
-    "app_log_dir": ("/var/log/celery", "/var/log/holdfast"),
-    "workers_run_dir": ("/run/celery", "/run/holdfast"),
-    "workers_programs_dir": ("/srv/programs", "/etc/supervisor/conf.d"),
-    "workers_app": ("shop.celery", "webhooks.app"),
-    "prometheus_user": ("reader", "admin"),
-    "alertmanager_user": ("teller", "admin"),
-    "prometheus_scrape_interval": ("7s", "10s"),
-}
 # Where a default stands for something else: RabbitMQ's logins and the name of its cluster, a comment, a unit
 ELSEWHERE = {
     "holdfast": r"/holdfast(?:,|$)|\"(?:name|vhost)\": \"holdfast\"",

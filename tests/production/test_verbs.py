@@ -1,0 +1,274 @@
+"""Every playbook on bare Debian hosts that the first verb makes on this machine; the last ones remove them.
+
+A verb that stops or changes something runs under the drill's load, which counts what was lost. They run in the order of
+this file; ``-k deploy`` runs one of them on hosts that are there. INVENTORY chooses the hosts: six by default, or the
+three of ansible/inventories/lab-small, which carry everything. Logs: build/production/VERB.log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from ..facts import FACTS
+from .lab import LOGS, ROOT
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+pytestmark = pytest.mark.timeout(7200)  # two hours: the slowest installs six hosts role by role, on a busy machine
+
+ROLES = (
+    "common", "firewall", "tls", "rabbitmq", "redis", "sentinel", "lab_database", "app", "workers", "beat", "relay",
+    "exporters", "prometheus", "alertmanager",
+)  # fmt: skip
+LEDGERS = "/var/lib/holdfast/drill"  # what tasks have noted for the drill
+
+
+def test_hosts(lab: Lab) -> None:
+    lab.run("scripts/lab", "up", *lab.hosts)
+    lab.play("secrets")
+
+
+def test_refused(lab: Lab) -> None:
+    """What is wrong is said before anything is changed."""
+    two = lab.described()
+    del two["children"]["rabbitmq"]["hosts"]["data3"]
+    lab.refuses("2 host(s) in the group rabbitmq", "site", INVENTORY=lab.changed_inventory("wrong", two))
+
+    four = lab.described()
+    four["hosts"]["data4"] = four["hosts"]["data3"]
+    four["children"]["rabbitmq"]["hosts"]["data4"] = {}
+    lab.refuses("4 host(s) in the group rabbitmq", "site", INVENTORY=lab.changed_inventory("wrong", four))
+
+    shared = lab.described()
+    shared["hosts"]["data3"] = shared["hosts"]["data2"]
+    lab.refuses("addresses", "site", INVENTORY=lab.changed_inventory("wrong", shared))
+
+    alike = yaml.safe_load(yaml.safe_dump(lab.described()).replace("data3", "data1.other"))
+    lab.refuses("two hosts with the same first label", "site", INVENTORY=lab.changed_inventory("wrong", alike))
+
+    passwords = yaml.safe_load((lab.inventory / "group_vars/all/main.yml").read_text())["holdfast_passwords"]
+    empty = {"holdfast_passwords": dict.fromkeys(passwords, "x" * 24) | {"flower": ""}}
+    for words, variables in (
+        ("no redis_app in holdfast_passwords", '{"holdfast_passwords": {"flower": ""}}'),
+        ("no value for flower in holdfast_passwords", json.dumps(empty)),
+        ("app_time_limit 3600 s", "app_time_limit=3600"),
+        ("free on data1 for /var/lib", "rabbitmq_disk_free_limit=900TB"),
+        ("of memory on data1", "rabbitmq_memory_limit=900GB"),
+        ("with 0 wheel(s)", f"app_release={LOGS}"),
+    ):
+        lab.refuses(words, "site", "--extra-vars", variables)
+
+    late = r"#!/bin/sh\necho \$((\$(date.right +%%s) + 3600))\n"
+    move = "mv /usr/bin/date /usr/bin/date.right"
+    lab.on("data2", "sh", "-c", f'{move}; printf "{late}" >/usr/bin/date; chmod +x /usr/bin/date')
+    lab.refuses("data2 says", "site")
+    lab.on("data2", "mv", "/usr/bin/date.right", "/usr/bin/date")
+
+
+def test_bare(lab: Lab) -> None:
+    lab.play("site", "--check")
+
+
+def test_roles(lab: Lab) -> None:
+    """Each role by itself, on what those before it have left; once more it changes nothing."""
+    for name in ROLES:
+        lab.play("role", "--extra-vars", f"role={name}")
+        lab.unchanged("role", "--extra-vars", f"role={name}")
+
+
+def test_site(lab: Lab) -> None:
+    lab.play("site")
+
+
+def test_verify(lab: Lab) -> None:
+    lab.play("verify")
+
+
+def test_again(lab: Lab) -> None:
+    lab.unchanged("site")
+
+
+def test_check(lab: Lab) -> None:
+    lab.unchanged("site", "--check")
+
+
+def test_old(lab: Lab) -> None:
+    lab.refuses("older ones have known defects", "site", "--extra-vars", "rabbitmq_minimum_version=99.0.0")
+
+
+def test_moved(lab: Lab) -> None:
+    """Another primary and other leaders are RabbitMQ's and Sentinel's own business."""
+    lab.play("failover_redis")
+    lab.on("data1", "bash", "-c", "rabbitmq-upgrade drain && rabbitmq-upgrade revive")
+    lab.unchanged("site")
+
+
+def test_settings(lab: Lab) -> None:
+    """How long a converged site takes with the shipped settings of Ansible, and with its own."""
+    stock = LOGS / "stock.cfg"
+    stock.write_text(
+        f"[defaults]\ncollections_path = {ROOT}/.collections\n"
+        # without pipelining a user who is not root could not read the files of his modules
+        "allow_world_readable_tmpfiles = True\n"
+        "[inventory]\nignore_patterns = ^backups$, ^tls$, ^verify[.]json$\n"
+    )
+    seconds = {}
+    for name, file in (("Ansible's own", stock), ("the shipped", ROOT / "ansible/ansible.cfg")):
+        began = time.monotonic()
+        lab.play("site", ANSIBLE_CONFIG=file)
+        seconds[name] = round(time.monotonic() - began)
+    lab.tell(f"converged site, seconds with settings: {seconds}")
+
+
+def test_deploy(lab: Lab) -> None:
+    release = lab.copied_release("again")
+    with lab.load():
+        lab.play("deploy", "--extra-vars", f"app_release={release}")
+
+
+def test_broken(lab: Lab) -> None:
+    """A release that cannot run is refused while the old one serves."""
+    release = lab.copied_release("broken")
+    locked = release / "requirements.txt"
+    without = re.sub(r"^celery==(?:.*\\\n)*.*\n", "", locked.read_text(), flags=re.MULTILINE)
+    assert without != locked.read_text()
+    locked.write_text(without)
+    before = lab.on(lab.worker, "readlink", "/opt/holdfast/current")
+    with lab.load():
+        said = lab.play("deploy", "--extra-vars", f"app_release={release}", fails=True)
+    assert "Refuse a release that cannot load" in said, "the deploy failed before it tried the release"
+    assert lab.on(lab.worker, "readlink", "/opt/holdfast/current") == before
+
+
+def test_rollback(lab: Lab) -> None:
+    with lab.load():
+        lab.play("rollback")
+
+
+def test_scale(lab: Lab) -> None:
+    programs = [
+        {"name": "default", "queue": "default", "concurrency": 3},
+        {"name": "more", "queue": "default", "concurrency": 1},
+        {"name": "critical", "queue": "critical", "concurrency": 1},
+    ]
+    with lab.load():
+        lab.play("scale_workers", "--extra-vars", json.dumps({"workers_programs": programs}))
+    with lab.load():
+        lab.play("scale_workers")
+    # a host that is drained stays so when it is drained again, and works again when it is wanted again
+    with lab.load():
+        lab.play("scale_workers", "--extra-vars", f"scale_remove={lab.worker}")
+        lab.play("scale_workers", "--extra-vars", f"scale_remove={lab.worker}")
+        lab.run("docker", "exec", lab.container(lab.worker), "systemctl", "is-active", "supervisor", fails=True)
+        lab.play("scale_workers")
+
+
+def test_restart(lab: Lab) -> None:
+    with lab.load():
+        lab.play("rolling_restart")
+
+
+def test_upgrade(lab: Lab) -> None:
+    with lab.load():
+        lab.play("upgrade_rabbitmq", "--extra-vars", "rabbitmq_reinstall=yes")
+
+
+def test_certificates(lab: Lab) -> None:
+    with lab.load():
+        lab.play("rotate_certificates")
+
+
+def test_secrets(lab: Lab) -> None:
+    with lab.load():
+        lab.play("rotate_secrets")
+    lab.play("rotate_secrets", "--extra-vars", "rotate_finish=yes")
+
+
+def test_failover(lab: Lab) -> None:
+    with lab.load():
+        lab.play("failover_redis")
+
+
+def test_backup(lab: Lab) -> None:
+    """What was deleted comes back, what is there stays."""
+    copy = LOGS / "backup"
+    shutil.rmtree(copy, ignore_errors=True)
+    address = lab.on("data1", "holdfast-sentinel", "sentinel", "get-master-addr-by-name", "results").splitlines()[0]
+    addresses = {host: lab.on(host, "getent", "ahostsv4", host).split()[0] for host in ("data1", "data2", "data3")}
+    primary = next(host for host in addresses if addresses[host] == address)
+    lab.on(primary, "holdfast-redis", "mset", "deleted-later", "backup", "kept", "backup")
+    lab.play("backup", "--extra-vars", f"backup_dir={copy}")
+    lab.on(primary, "holdfast-redis", "del", "deleted-later")
+    lab.on(primary, "holdfast-redis", "set", "kept", "newer")
+    lab.on(primary, "rabbitmqctl", "--silent", "delete_user", "flower")
+    with lab.load():
+        lab.play("restore", "--extra-vars", f"restore_from={copy}", "--extra-vars", "restore_confirmed=yes")
+    assert lab.on(primary, "holdfast-redis", "mget", "deleted-later", "kept").split() == ["backup", "newer"]
+    assert "flower" in lab.on(primary, "rabbitmqctl", "--silent", "list_users")
+    lab.on(primary, "holdfast-redis", "del", "deleted-later", "kept")
+
+
+def test_reboot(lab: Lab) -> None:
+    for host in lab.one_of_each:
+        with lab.load():
+            lab.run("docker", "restart", lab.container(host))
+            lab.run("scripts/lab", "up", host)
+
+
+def test_replace(lab: Lab) -> None:
+    for host in lab.one_of_each:
+        with lab.load():
+            lose(lab, host)
+            lab.play("replace_node", "--extra-vars", f"replace_host={host}")
+        lab.play("site")
+
+
+def lose(lab: Lab, host: str) -> None:
+    """Kill a machine and give its name to a bare one.
+
+    What its tasks have noted for the drill is carried over: a ledger stays outside of what is broken.
+    """
+    container, kept = lab.container(host), LOGS / "kept"
+    lab.run("docker", "kill", container)
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    if host in lab.described()["children"]["workers"]["hosts"]:  # no other host has any
+        lab.run("docker", "cp", f"{container}:{LEDGERS}/.", kept)
+    lab.run("scripts/lab", "down", host)
+    lab.run("scripts/lab", "up", host)
+    lab.on(host, "mkdir", "-p", LEDGERS)
+    lab.run("docker", "cp", f"{kept}/.", f"{container}:{LEDGERS}")
+    lab.on(host, "chmod", "-R", "a+rwX", LEDGERS)
+
+
+def test_drill(lab: Lab) -> None:
+    drill = ROOT / ".venv/bin/python"
+    lab.run(drill, "-m", "drill", "run", "--inventory", lab.inventory, "--set", "smoke", "--seed", "1")
+
+
+def test_gone(lab: Lab) -> None:
+    lab.run("scripts/lab", "down")
+
+
+def test_elsewhere(lab: Lab) -> None:
+    """Ports, folders, users and names that an inventory changes are those of the hosts too, from bare hosts on."""
+    there = [host for host in lab.hosts if lab.exists(host)]
+    assert not there, (
+        f"{there} exist, and this verb needs bare hosts; next: make test-production STEPS='gone elsewhere'"
+    )
+    lab.run("scripts/lab", "up", *lab.hosts)
+    lab.play("secrets")
+    # the application of the lab is the sample, and it has no Grafana
+    other = {name: value for name, (value, _) in FACTS.items() if name not in {"workers_app", "grafana_port"}}
+    inventory = lab.changed_inventory("elsewhere", variables=other)
+    lab.play("site", INVENTORY=inventory)
+    lab.play("verify", INVENTORY=inventory)
+    lab.run("scripts/lab", "down")
