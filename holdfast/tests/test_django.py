@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +18,7 @@ from django.test import Client
 from django_contract import ROWS, DjangoContract, add_rows, broker, tables
 from django_project import add, app
 
+from holdfast import dead
 from holdfast.django import capture_enqueued, enqueue
 from holdfast.django.models import Outbox
 from holdfast.django.outbox import store_message
@@ -125,8 +128,6 @@ def test_the_fallback_stores_what_no_broker_takes() -> None:
 def run(*arguments: str) -> str:
     """What a command prints."""
     output = StringIO()
-    from contextlib import redirect_stdout
-
     with redirect_stdout(output):
         call_command(*arguments)
     return output.getvalue()
@@ -195,3 +196,33 @@ def test_the_admin_site_shows_rows_and_acts_on_parked_ones_alone(admin: Client) 
     assert "1 released; 1 were not parked" in act("release", parked, waiting)
     assert "1 discarded; 1 were not parked" in act("discard", waiting, discarded)
     assert set(Outbox.objects.values_list("pk", flat=True)) == {parked.pk, waiting.pk}
+
+
+def test_the_admin_site_shows_dead_letters_and_replays_the_chosen_ones(
+    admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celery._state.get_current_app", lambda: app)
+    page = "/admin/holdfast/deadletter/"
+    assert "no dead-letter queue" in admin.get(page).content.decode(), "the broker here is none"
+    letters = [
+        SimpleNamespace(task_id=name, summary=lambda name=name: {"task_id": name, "task": "add"}) for name in "abc"
+    ]
+    replayed: list[str] = []
+
+    def replay(letter: Any, queue: str | None) -> None:
+        if letter.task_id == "c":
+            raise dead.NotReplayedError("no queue")
+        assert queue is None
+        replayed.append(letter.task_id)
+
+    @contextmanager
+    def office(*_: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(letters=lambda: iter(letters), replay=replay)
+
+    monkeypatch.setattr(dead, "open_office", office)
+    assert admin.get(page).content.decode().count('name="task_id"') == 3
+    shown = admin.post(page, {"task_id": ["b", "c"]}, follow=True).content.decode()
+    assert replayed == ["b"]
+    assert "Not replayed, c stays: no queue" in shown
+    assert "1 replayed." in shown
+    assert Client().get(page).status_code == 302, "who is not logged in is sent to the login"

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import click
 from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.core.management.base import CommandError
+from django.http import HttpResponseRedirect
+from django.template.response import TemplateResponse
 
-from holdfast.django.models import Outbox
+from holdfast import dead
+from holdfast.django.application import application
+from holdfast.django.models import DeadLetter, Outbox
 from holdfast.django.rows import DjangoRows
 from holdfast.outbox.workflow import Workflow
 
@@ -15,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from django.db.models import QuerySet
-    from django.http import HttpRequest
+    from django.http import HttpRequest, HttpResponse
+
+SHOWN = 100  # letters on the page; `manage.py dead` handles more
 
 
 class ReadOnly(admin.ModelAdmin):
@@ -76,3 +86,55 @@ class OutboxAdmin(ReadOnly):
         self.message_user(
             request, f"{count} {done}; {len(ids) - count} were not parked and stay as they are.", messages.SUCCESS
         )
+
+
+@admin.register(DeadLetter)
+class DeadLetterAdmin(ReadOnly):
+    """What lies in the dead-letter queue, with a replay."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Show the letters, or replay the chosen ones.
+
+        Args:
+            request: a POST replays.
+            extra_context: what else the template gets.
+
+        Raises:
+            PermissionDenied: the person may not see, or not change, dead letters.
+        """
+        may = self.has_change_permission if request.method == "POST" else self.has_view_permission
+        if not may(request):
+            raise PermissionDenied
+        letters: list[dict[str, Any]] = []
+        try:
+            with dead.open_office(application(), "dead") as office:
+                if request.method == "POST":
+                    self._replay(request, office)
+                    return HttpResponseRedirect(request.get_full_path())
+                letters = [letter.summary() for letter in islice(office.letters(), SHOWN)]
+        except click.ClickException as error:
+            self.message_user(request, error.format_message(), messages.ERROR)
+        except CommandError as error:
+            self.message_user(request, str(error), messages.ERROR)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Dead letters",
+            "opts": self.opts,
+            "letters": letters,
+            "can_replay": self.has_change_permission(request),
+            **(extra_context or {}),
+        }
+        return TemplateResponse(request, "admin/holdfast/deadletter/change_list.html", context)
+
+    def _replay(self, request: HttpRequest, office: dead.Office) -> None:
+        chosen, done = set(request.POST.getlist("task_id")), 0
+        for letter in office.letters() if chosen else ():
+            if letter.task_id not in chosen:
+                continue
+            try:
+                office.replay(letter, None)
+            except dead.NotReplayedError as error:
+                self.message_user(request, f"Not replayed, {letter.task_id} stays: {error}", messages.ERROR)
+            else:
+                done += 1
+        self.message_user(request, f"{done} replayed.", messages.SUCCESS)

@@ -11,7 +11,11 @@ from typing_extensions import override
 
 
 class Instant(models.DateTimeField):
-    """A point in time in UTC, whatever ``USE_TZ`` is: local time is ambiguous for an hour each autumn."""
+    """A point in time in UTC, whatever ``USE_TZ`` is: local time is ambiguous for an hour each autumn.
+
+    Stored and compared it is exact. Read without ``USE_TZ`` on PostgreSQL it may be an hour off in that hour, because
+    Django's driver then gives local time; only pages and metrics show it.
+    """
 
     @override
     def get_db_prep_value(self, value: datetime | None, connection: Any, prepared: bool = False) -> Any:

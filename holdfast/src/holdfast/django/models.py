@@ -30,6 +30,14 @@ class Outbox(models.Model):
         return f"{self.task} {self.task_id}"
 
 
+class DeadLetter(Outbox):
+    """No rows: the name and the permissions of the page that shows the dead-letter queue."""
+
+    class Meta:
+        proxy = True
+        verbose_name = "dead letter"
+
+
 class Inbox(models.Model):
     """An effect that has happened."""
 

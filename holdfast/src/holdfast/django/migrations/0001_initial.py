@@ -60,4 +60,10 @@ class Migration(migrations.Migration):
             ],
             options={"verbose_name": "outbox row", "db_table": "holdfast_outbox"},
         ),
+        migrations.CreateModel(
+            name="DeadLetter",
+            fields=[],
+            options={"verbose_name": "dead letter", "proxy": True, "indexes": [], "constraints": []},
+            bases=("holdfast.outbox",),
+        ),
     ]
