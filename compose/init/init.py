@@ -51,13 +51,14 @@ KNOWN = {
     "app": Role(("app.env",)),  # whoever publishes, waits for results, or takes deliveries
     "worker": Role(("app.env", "login-worker.env")),
     "beat": Role(("app.env", "login-beat.env")),
+    "operator": Role(("app.env", "login-operator.env")),  # a person who handles dead letters, or controls workers
     "flower": Role(("flower.env",)),
     "redis-exporter": Role(("redis-exporter.json",)),
     "alertmanager": Role(("alertmanager.yml",)),
     "grafana": Role(("grafana.env",)),
     "postgres": Role((), ("POSTGRES_PASSWORD", "POSTGRES_SUPERUSER_PASSWORD")),
 }
-SPEAK_TO_THE_BROKER = ("app", "worker", "beat", "flower")
+SPEAK_TO_THE_BROKER = ("app", "worker", "beat", "operator", "flower")
 
 
 def broker() -> str:
@@ -157,15 +158,15 @@ def show() -> dict[str, Any]:
         for role in KNOWN
         for path in sorted((ROLES / role).iterdir())
     }
-    app, worker, beat = (
+    app, worker, beat, operator = (
         {name: value for file in KNOWN[role].files for name, value in environment(files[f"{role}/{file}"]).items()}
-        for role in ("app", "worker", "beat")
+        for role in ("app", "worker", "beat", "operator")
     )
     redis = environment(Secrets(PASSWORDS).fill((TEMPLATES / "redis-broker.env").read_text(encoding="utf-8")))
     return {
         "passwords": load(PASSWORDS),
         "files": files,
-        "environment": {"app": app, "worker": worker, "beat": beat, "redis-broker": redis},
+        "environment": {"app": app, "worker": worker, "beat": beat, "operator": operator, "redis-broker": redis},
     }
 
 
@@ -187,8 +188,9 @@ def main() -> None:
         "--laptop",
         nargs="?",
         const="app",
-        choices=["app", "worker", "beat"],
-        help="the environment of a program on this machine: one that publishes (app, the default), a worker, beat",
+        choices=["app", "worker", "beat", "operator"],
+        help="the environment of a program on this machine: one that publishes (app, the default), a worker, beat, an "
+        "operator's shell",
     )
     parser.add_argument("--json", action="store_true", help="everything that was made, for a program")
     options = parser.parse_args()

@@ -20,17 +20,17 @@ GROUPS = ("rabbitmq", "redis", "sentinel", "app", "workers")
 # Variables that belong to no single role, and what playbooks take by -e
 COMMON = {
     "holdfast_address", "holdfast_app_user", "holdfast_drill", "holdfast_net", "holdfast_passwords",
-    "holdfast_passwords_before", "app_to", "backup_dir", "canary_task", "rabbitmq_reinstall", "rabbitmq_target",
-    "render_dir", "replace_host", "replace_old", "restore_confirmed", "restore_from", "rotate_finish", "rotate_names",
-    "scale_remove",
+    "holdfast_passwords_before", "holdfast_worker_user", "app_to", "backup_dir", "canary_task", "rabbitmq_reinstall",
+    "rabbitmq_target", "render_dir", "replace_host", "replace_old", "restore_confirmed", "restore_from",
+    "rotate_finish", "rotate_names", "scale_remove",
 }  # fmt: skip
 # Lists of addresses beside those of the hosts
 NETWORKS = ("firewall_clients", "firewall_operators")
 # Passwords that every deployment has
 PASSWORDS = (
-    "erlang_cookie", "rabbitmq_app", "rabbitmq_flower", "rabbitmq_monitor", "rabbitmq_admin", "redis_app",
-    "redis_worker", "redis_beat", "redis_replica", "redis_sentinel", "redis_monitor", "redis_admin", "sentinel_app",
-    "sentinel_peer",
+    "erlang_cookie", "rabbitmq_app", "rabbitmq_worker", "rabbitmq_operator", "rabbitmq_flower", "rabbitmq_monitor",
+    "rabbitmq_admin", "redis_app", "redis_worker", "redis_beat", "redis_replica", "redis_sentinel", "redis_monitor",
+    "redis_admin", "sentinel_app", "sentinel_peer",
 )  # fmt: skip
 # Those that stand in a file of a server which knows no way to quote them, or not the same one for all its readers
 UNQUOTED = (

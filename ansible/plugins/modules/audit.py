@@ -149,10 +149,12 @@ class Audit:
         }
         self.check("no queue is missing", sorted(missing), [])
         users = json.loads(self.run("rabbitmqctl", "--silent", "list_users", "--formatter", "json"))
+        powerless = [want["app_user"], want["worker_user"], "operator", "flower"]
         self.check("no user beside the designed ones, and no guest", sorted(user["user"] for user in users),
-                   sorted(["admin", want["app_user"], "flower", "monitor"]))  # fmt: skip
+                   sorted([*powerless, "admin", "monitor"]))  # fmt: skip
         tags = {user["user"]: user["tags"] for user in users}
-        self.check("the application's user administers nothing", tags.get(want["app_user"]), [])
+        for name in powerless:
+            self.check(f"the user {name} administers nothing", tags.get(name), [])
 
     def rabbitmq_doors(self) -> None:
         """Who gets in to the broker."""

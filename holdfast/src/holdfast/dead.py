@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from amqp import Message, spec
-from amqp.exceptions import AMQPError, ChannelError, MessageNacked
+from amqp.exceptions import AccessRefused, AMQPError, ChannelError, MessageNacked
 from celery.app.utils import find_app
 from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
@@ -197,13 +197,18 @@ class Office:
 
 
 @contextmanager
-def open_office(app: Celery, queue: str) -> Iterator[Office]:
+def open_office(app: Celery, queue: str, urls: str | None = None) -> Iterator[Office]:
     """Connect to the first broker node that answers; at the end hand back all letters that are left.
+
+    Args:
+        app: the application.
+        queue: whose letters are handled.
+        urls: of the brokers with another login than the application's, joined by semicolons.
 
     Raises:
         click.ClickException: the broker cannot be reached, has no such queue, or is Redis.
     """
-    connection = app.connection_for_write()
+    connection = app.connection_for_write(urls)
     if connection.transport.driver_type != "amqp":
         raise click.ClickException("Redis as the broker has no dead-letter queue (docs/explanation/redis-broker.md).")
     with connection:
@@ -217,6 +222,13 @@ def open_office(app: Celery, queue: str) -> Iterator[Office]:
                 post.close()
                 if channel.is_open:
                     channel.send_method(spec.Basic.Nack, "Lbb", (0, True, True))  # 0 and multiple: all that are left
+        except AccessRefused as error:
+            raise click.ClickException(
+                f"{error}\nfound:   the broker refuses this login the queue {queue}\n"
+                "allowed: a user who may consume and publish it: Holdfast's is `operator`\n"
+                "next:    load login-operator.env after app.env (on a host, as root, from /etc/holdfast); on the local "
+                "stack: docker compose run --rm operator holdfast dead list"
+            ) from error
         except (AMQPError, MessageNacked, OperationalError, OSError) as error:
             raise click.ClickException(
                 f"The broker says: {error or type(error).__name__}. What was not reported as done is unchanged."

@@ -7,6 +7,7 @@ the queues that caused the alarm. Here both may be lost: they are sent without a
 
 from __future__ import annotations
 
+import os
 import uuid
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import state
 from celery.worker.consumer.events import Events as CeleryEvents
 from kombu import Exchange, Producer, Queue
+from kombu.exceptions import OperationalError
 from kombu.pidbox import Mailbox as KombuMailbox
 from typing_extensions import override
 
@@ -30,6 +32,8 @@ logger = get_logger(__name__)
 LIMIT = 1  # seconds that one read or write may take; the main loop stands still meanwhile
 PAUSE = 5.0  # seconds without another attempt after a failed one
 GATHER = 0.25  # seconds that task events wait for others, to share one publish
+CONTROL = "HOLDFAST_REMOTE_CONTROL"  # in the environment; off: this process sends no commands
+GREETINGS = {"heartbeat", "enable_events"}  # what a listener sends by itself, and workers do anyway
 BATCH = 100  # task events after which they wait no longer
 
 
@@ -215,7 +219,37 @@ class Mailbox(KombuMailbox):
         )
 
 
+class ControlOffError(OperationalError):
+    """This process may send no remote control commands; Flower goes on after an ``OperationalError``."""
+
+
 class Control(CeleryControl):
-    """Celery's remote control with :class:`Mailbox`."""
+    """Celery's remote control with :class:`Mailbox`, and without commands where :data:`CONTROL` is ``off``."""
 
     Mailbox = Mailbox
+
+    @override
+    def broadcast(self, command: str, *args: Any, **kwargs: Any) -> Any:
+        """Send a command to workers.
+
+        A login that may only listen must not try: the broker's refusal closes the channel, that of a receiver's events
+        too, which asks workers for a heartbeat when it starts.
+
+        Args:
+            command: its name; the other arguments are those of Celery.
+
+        Returns:
+            The replies, or None.
+
+        Raises:
+            ControlOffError: this process may send none.
+        """
+        if os.environ.get(CONTROL, "").strip().lower() != "off":
+            return super().broadcast(command, *args, **kwargs)
+        if command in GREETINGS:
+            return None
+        raise ControlOffError(
+            f"found: the command {command}, and {CONTROL}=off, for a login that may not control workers. allowed: "
+            "looking. next: log in as an operator (login-operator.env), or let this login control workers: "
+            "rabbitmq_remote_control in the inventory"
+        )

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ..stack import ROOT
+from .broker import broker
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+__all__ = ["broker"]  # a fixture
 
 
 @pytest.fixture(scope="session")

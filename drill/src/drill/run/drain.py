@@ -114,7 +114,7 @@ def _outbox_rows() -> int:
 
 def _empty(stack: Stack, book: Writer, queue: str, run: str) -> None:
     """Note the run's messages of a queue and take them out; all others stay."""
-    with open_office(stack.app, queue) as office:
+    with open_office(stack.app, queue, stack.operator_url) as office:
         for letter in office.letters():
             task_id = letter.task_id
             if tasks.run_of(task_id) == run:

@@ -52,7 +52,7 @@ class VirtualHost:
         self.remove()
         self._ask("PUT", f"vhosts/{VHOST}", {"default_queue_type": "classic" if mutant.stock else "quorum"})
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        for user in ("app", "admin"):
+        for user in ("app", "worker", "admin"):
             self._ask("PUT", f"permissions/{VHOST}/{user}", everything)
         self._ask("PUT", f"permissions/{VHOST}/monitor", dict.fromkeys(everything, "^$"))
         content = json.loads(self._definitions.read_text())

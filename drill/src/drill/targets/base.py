@@ -58,6 +58,7 @@ class Logins:
         password: returns a password by its name.
         environment: of the application.
         worker: of a worker; empty if the target does not say.
+        operator: of a person who handles dead letters; empty if the target does not say.
         redis_broker: what differs where Redis carries the tasks; empty if the target does not say.
         files: filled files of the roles, as ``role/name``; empty if the target does not say.
     """
@@ -65,6 +66,7 @@ class Logins:
     password: Callable[[str], str]
     environment: Mapping[str, str]
     worker: Mapping[str, str] = field(default_factory=dict)
+    operator: Mapping[str, str] = field(default_factory=dict)
     redis_broker: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 

@@ -69,6 +69,7 @@ class Compose:
             made["passwords"].__getitem__,
             environments["app"],
             environments["worker"],
+            environments["operator"],
             environments["redis-broker"],
             made["files"],
         )

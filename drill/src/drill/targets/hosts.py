@@ -219,7 +219,9 @@ class Hosts:
         """Return what Ansible has written; passwords are read each time anew, for they may be rotated."""
         secret = self._state / "secret"
         return Logins(
-            lambda name: (secret / "passwords" / name).read_text().strip(), environment.read_file(secret / "app.env")
+            lambda name: (secret / "passwords" / name).read_text().strip(),
+            environment.read_file(secret / "app.env"),
+            operator=environment.read_file(secret / "login-operator.env"),
         )
 
     @cached_property

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from drill.targets.base import Logins, Node, Process
@@ -58,8 +59,8 @@ class LocalWorkers:
             process.wait()
 
     def logins(self) -> Logins:
-        """Return the logins of the stack."""
-        return self._inner.logins()
+        """Return the logins of the stack without that of operators, which the drill's virtual host does not know."""
+        return replace(self._inner.logins(), operator={})
 
     def refresh(self) -> None:
         """Do nothing: nobody operates the stack meanwhile."""

@@ -105,6 +105,12 @@ class Stack:
     # RabbitMQ
 
     @property
+    def operator_url(self) -> str | None:
+        """URLs of the brokers with the login that reads dead letters; None where it is the application's."""
+        urls = self.target.logins().operator.get("HOLDFAST_BROKER_URL")
+        return ";".join(split_urls(urls)) if urls else None
+
+    @property
     def broker_port(self) -> int:
         """Port on which the brokers take clients."""
         return urlsplit(split_urls(self.app.conf.broker_url)[0]).port or 5672
