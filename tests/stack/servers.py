@@ -162,6 +162,11 @@ class OwnRig(Rig):
         assert self.servers
         return super().call(code, seconds, **{"HOLDFAST_RESULT_URL": self.servers.redis_url("app"), **extra})
 
+    def forget_refusals(self) -> None:
+        """Forget what Redis has refused: what a test has provoked."""
+        assert self.servers
+        self.servers.redis.acl_log_reset()
+
     def nothing_refused(self) -> None:
         """Fail when Redis has refused a command since the last time: a login that lacks a right it needs."""
         assert self.servers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from holdfast import consumer, defaults, logs, notices, publisher, request, startup, tracing
+from holdfast import consumer, defaults, logins, logs, notices, publisher, request, startup, tracing
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -39,6 +39,7 @@ def install(app: Celery) -> Celery:
     consumer.install(app)
     request.install(app)
     notices.install(app)
+    logins.install(app)
     logs.install()
     tracing.install(app)
     _installed.add(app)

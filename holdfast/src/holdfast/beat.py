@@ -27,10 +27,11 @@ from celery.beat import _evaluate_entry_args, _evaluate_entry_kwargs
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
-from redis.exceptions import LockError, RedisError
+from redis.exceptions import LockError, NoPermissionError, RedisError
 from redis.retry import Retry
 
 from holdfast import extras
+from holdfast.logins import refusal
 from holdfast.metrics import numbers, processes
 from holdfast.publisher.errors import Refused
 from holdfast.pulse import Pulse, own_name
@@ -73,7 +74,10 @@ class Scheduler(RedBeatScheduler):
         self.not_before: datetime | None = None
         self._held_until = self._review_at = 0.0
         self._renewed_at: datetime | None = None
-        super().__init__(app, **kwargs)
+        try:
+            super().__init__(app, **kwargs)
+        except NoPermissionError as error:
+            raise SystemExit(refusal("beat", "keep the schedule", error)) from error
         # redbeat would wait for the lock at the start, without end and without a sign of life
         self.lease_key, self.lock_key = self.lock_key, None
         self.catch_up = timedelta(seconds=float(app.conf.get("holdfast_beat_catch_up", CATCH_UP)))

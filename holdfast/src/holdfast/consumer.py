@@ -9,8 +9,9 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from amqp import spec
+from amqp.exceptions import AccessRefused
 from celery.app.control import Control as CeleryControl
-from celery.exceptions import ImproperlyConfigured
+from celery.exceptions import ImproperlyConfigured, WorkerShutdown
 from celery.signals import worker_init
 from celery.utils.log import get_logger
 from celery.utils.threads import bound_open_broker_sockets
@@ -28,6 +29,7 @@ from holdfast import request
 from holdfast.events import Control, Events, LossyPublisher
 from holdfast.expired import Expired, past
 from holdfast.heartbeat import Heartbeat
+from holdfast.logins import refusal
 from holdfast.logs import about
 from holdfast.metrics import numbers
 from holdfast.mixin import mixed
@@ -64,6 +66,7 @@ class Consumer(CeleryConsumer):
         control: Any = app.control
         control.mailbox.lossy = self.lossy
         self._place: tuple[str | None, int | None] = (None, None)
+        self._at_work = False
         super().__init__(*args, app=app, **kwargs)
         # These publish or declare from the main loop and wait for the answer. Delay queues belong to the broker's
         # definitions, unless the application declares its own queues, too.
@@ -106,6 +109,20 @@ class Consumer(CeleryConsumer):
         self._place = connection.hostname, connection.port
         return connection
 
+    @override
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Connect again, unless the first answer of the broker is that this login may not consume.
+
+        Stock Celery would ask for ever. A refusal later on may be a change under way, so it is asked again.
+
+        Raises:
+            WorkerShutdown: the broker refuses a queue to this login.
+        """
+        if isinstance(exc, AccessRefused) and not self._at_work:
+            logger.critical(refusal("worker", "consume tasks", exc))
+            raise WorkerShutdown(1) from exc
+        super().on_connection_error_after_connected(exc)
+
     # -- messages of tasks
 
     @override
@@ -137,6 +154,7 @@ class Consumer(CeleryConsumer):
 
     @override
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], None]:
+        self._at_work = True
         handle = super().create_task_handler(*args, **kwargs)
         errors = (*self.connection_errors, *self.channel_errors)
         queues: dict[str, str] = {}  # by consumer tag, of this connection

@@ -80,19 +80,20 @@ def environment(broker: Broker, folder: Path, user: str) -> dict[str, str]:
 
 
 @contextmanager
-def worker(broker: Broker, folder: Path) -> Iterator[Process]:
-    """Run a worker with the login of workers."""
+def worker(broker: Broker, folder: Path, user: str = "worker") -> Iterator[Process]:
+    """Run a worker; one with the login of workers is ready when the block begins."""
     (folder / "roles.py").write_text(APPLICATION, encoding="utf-8")
     command = [sys.executable, "-m", "celery", "-A", "roles", "worker", "-n", "w@roles", "-c", "1", "-l", "INFO"]
     log = folder / "log"
     with log.open("w") as output:
-        variables = environment(broker, folder, "worker")
+        variables = environment(broker, folder, user)
         child = subprocess.Popen(
             command, env=variables, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     process = Process(child, log)
     try:
-        process.wait_for("ready.", 60)
+        if user == "worker":
+            process.wait_for("ready.", 60)
         yield process
     finally:
         process.end()
@@ -182,6 +183,14 @@ def test_a_stolen_login_cannot_shut_a_worker_down(broker: Broker, tmp_path: Path
         assert all(f"refused for user '{user}'" in line for line in refused)
         assert command(broker, "operator", "ping") == [{"w@roles": {"ok": "pong"}}]
         assert process.alive
+
+
+def test_a_worker_with_the_login_of_publishers_is_refused(broker: Broker, tmp_path: Path) -> None:
+    with worker(broker, tmp_path, "app") as process:
+        wait_until(lambda: not process.alive, "the worker has ended", 60)
+    assert process.child.returncode
+    for word in ("holdfast refuses to start", "consume tasks", "refused for user 'app'", "login-worker.env"):
+        assert word in process.text, process.text[-3000:]
 
 
 def test_an_operator_can_shut_a_worker_down(broker: Broker, tmp_path: Path) -> None:
