@@ -201,7 +201,7 @@ def results(*, durable: bool) -> Callable[[int], None]:
 
 def _model() -> Message:
     """Return the message that the layer would send, so that the raw clients carry the same bytes."""
-    from holdfast.publisher.seam import collecting  # noqa: PLC0415 - as above
+    from holdfast.publisher.durable_amqp import collecting  # noqa: PLC0415 - as above
 
     with collecting() as messages:
         apps.make(layer=True).tasks["bench.nothing"].apply_async((1,), {"key": "value"})

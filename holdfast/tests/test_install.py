@@ -22,7 +22,7 @@ from holdfast import consumer, events, publisher, request, routing
 from holdfast.app import install
 from holdfast.metrics.request import Request
 from holdfast.publisher import publisher_of
-from holdfast.publisher.seam import DurableAMQP
+from holdfast.publisher.durable_amqp import DurableAMQP
 from holdfast.request import PutBack
 
 
@@ -131,7 +131,7 @@ def test_a_task_class_of_the_applications_own_is_kept(kind: str, late: bool, mon
     assert task.tenant_cache_seconds == 7
     assert task.delay_on_commit(1) == "on commit: (1,)"
     ContextTask.calls.clear()
-    with publisher.seam.collecting() as messages:
+    with publisher.durable_amqp.collecting() as messages:
         task.apply_async(countdown=0.5)
     assert task() == 3
     assert ContextTask.calls == ["apply_async", "call"]

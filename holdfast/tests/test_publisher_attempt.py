@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from holdfast.publisher import Blocked, Disconnected, Message, Nacked, NotAcknowledged, Policy, Publisher, TimedOut
 from holdfast.publisher.attempt import Attempts, Cluster
-from holdfast.publisher.bulk import Pipeline
 from holdfast.publisher.errors import Refused, Unreachable, Unroutable
 from holdfast.publisher.link import Suspected
+from holdfast.publisher.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

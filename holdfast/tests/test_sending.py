@@ -17,7 +17,7 @@ from holdfast import routing
 from holdfast.app import install
 from holdfast.outbox.workflow import record
 from holdfast.publisher import Nacked, Refused, Unroutable
-from holdfast.publisher.seam import collecting
+from holdfast.publisher.durable_amqp import collecting
 from holdfast.publisher.sending import whole_seconds
 from holdfast.request import PutBack
 

@@ -23,7 +23,7 @@ from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.relay import Relay
 from holdfast.outbox.send import sender
 from holdfast.outbox.store import EngineRows
-from holdfast.publisher.seam import collecting
+from holdfast.publisher.durable_amqp import collecting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,7 +119,7 @@ def test_a_publish_that_fails_ends_its_span_and_is_nobodys_parent(app: Celery, e
         raise publisher.TimedOut("no answer", task_id="1")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("holdfast.publisher.seam.TaskProducer.publish", fail)
+        patch.setattr("holdfast.publisher.durable_amqp.TaskProducer.publish", fail)
         with pytest.raises(publisher.TimedOut):
             app.tasks["add"].delay(1, 1)
     (span,) = spans(exporter)["apply_async/add"]

@@ -36,6 +36,15 @@ class Use:
     names: Mapping[str, str]
 
 
+def _bootstep(by: str) -> tuple[Use, Use]:
+    """Return what a module with a step of the worker's blueprint needs."""
+    why, until = "a step of the worker's blueprint", "never: bootsteps are Celery's way to extend a worker"
+    return (
+        Use("celery.bootsteps:Step", by, why, until, {"__init__": "(self, parent, **kwargs)"}),
+        Use("celery.bootsteps:StartStopStep", by, why, until, dict.fromkeys(("start", "stop"), "(self, parent)")),
+    )
+
+
 LEDGER = (
     Use(
         "celery.beat:Scheduler",
@@ -155,25 +164,7 @@ LEDGER = (
             "Mailbox": "class",
         },
     ),
-    Use(
-        "celery.bootsteps:Step",
-        by="holdfast.expired",
-        why="a step of the worker's blueprint",
-        until="never: bootsteps are Celery's way to extend a worker",
-        names={
-            "__init__": "(self, parent, **kwargs)",
-        },
-    ),
-    Use(
-        "celery.bootsteps:StartStopStep",
-        by="holdfast.expired",
-        why="a step of the worker's blueprint",
-        until="never: bootsteps are Celery's way to extend a worker",
-        names={
-            "start": "(self, parent)",
-            "stop": "(self, parent)",
-        },
-    ),
+    *_bootstep("holdfast.expired"),
     Use(
         "kombu.messaging:Consumer",
         by="holdfast.expired",
@@ -183,25 +174,7 @@ LEDGER = (
             "_receive_callback": "(self, message)",
         },
     ),
-    Use(
-        "celery.bootsteps:Step",
-        by="holdfast.heartbeat",
-        why="a step of the worker's blueprint",
-        until="never: bootsteps are Celery's way to extend a worker",
-        names={
-            "__init__": "(self, parent, **kwargs)",
-        },
-    ),
-    Use(
-        "celery.bootsteps:StartStopStep",
-        by="holdfast.heartbeat",
-        why="a step of the worker's blueprint",
-        until="never: bootsteps are Celery's way to extend a worker",
-        names={
-            "start": "(self, parent)",
-            "stop": "(self, parent)",
-        },
-    ),
+    *_bootstep("holdfast.heartbeat"),
     Use(
         "amqp.abstract_channel:AbstractChannel",
         by="holdfast.heartbeat",
@@ -323,7 +296,7 @@ LEDGER = (
     ),
     Use(
         "celery.app.amqp:AMQP",
-        by="holdfast.publisher.seam",
+        by="holdfast.publisher.durable_amqp",
         why="where every task message of an application passes",
         until="Celery confirms by tag, within a deadline, on whichever node answers (celery#5410, celery#9149)",
         names={

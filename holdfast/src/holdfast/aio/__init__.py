@@ -26,9 +26,9 @@ from kombu.utils.uuid import uuid
 
 from holdfast.aio.dispatch import GRACE, Call, PublishCancelled, close, dispatcher_of, in_thread
 from holdfast.publisher import NotAcknowledged
-from holdfast.publisher.bulk import WINDOW
+from holdfast.publisher.durable_amqp import collecting
 from holdfast.publisher.many import wires_of
-from holdfast.publisher.seam import collecting
+from holdfast.publisher.pipeline import WINDOW
 from holdfast.results.waiting import ask, waiting
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from holdfast.publisher import Disconnected, NotAcknowledged, Outcome, TimedOut, publisher_of
-from holdfast.publisher.bulk import Pipeline
+from holdfast.publisher.pipeline import Pipeline
 from holdfast.publisher.template import Templates
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from holdfast.publisher.bulk import Entry
     from holdfast.publisher.message import Wire
+    from holdfast.publisher.pipeline import Entry
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

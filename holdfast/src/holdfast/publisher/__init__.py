@@ -8,8 +8,8 @@ from celery.app.amqp import AMQP
 
 from holdfast.mixin import mixed
 from holdfast.publisher import sending, transport
-from holdfast.publisher.bulk import Outcome
 from holdfast.publisher.detach import detach_results
+from holdfast.publisher.durable_amqp import DurableAMQP
 from holdfast.publisher.errors import (
     Blocked,
     Disconnected,
@@ -22,9 +22,9 @@ from holdfast.publisher.errors import (
 )
 from holdfast.publisher.many import iter_publish, publish_many
 from holdfast.publisher.message import Message
+from holdfast.publisher.pipeline import Outcome
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.publisher import Fallback, Publisher
-from holdfast.publisher.seam import DurableAMQP
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
-from holdfast.publisher.bulk import WINDOW, Outcome, Pipeline
-from holdfast.publisher.seam import DurableAMQP, collecting
+from holdfast.publisher.durable_amqp import DurableAMQP, collecting
+from holdfast.publisher.pipeline import WINDOW, Outcome, Pipeline
 from holdfast.publisher.template import Templates
 
 if TYPE_CHECKING:

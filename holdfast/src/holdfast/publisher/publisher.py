@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from holdfast.metrics import numbers
 from holdfast.publisher.attempt import Attempts, Cluster, Fallback
-from holdfast.publisher.bulk import WINDOW, Outcome, Pipeline
 from holdfast.publisher.errors import NotAcknowledged, Refused
 from holdfast.publisher.link import Pending
 from holdfast.publisher.nodes import Nodes
+from holdfast.publisher.pipeline import WINDOW, Outcome, Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

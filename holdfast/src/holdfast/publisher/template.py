@@ -18,8 +18,8 @@ from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
 from holdfast.published import PUBLISHED_AT, now
+from holdfast.publisher.durable_amqp import DurableAMQP
 from holdfast.publisher.message import Message, Wire
-from holdfast.publisher.seam import DurableAMQP
 from holdfast.publisher.sending import is_celerys
 
 if TYPE_CHECKING:
