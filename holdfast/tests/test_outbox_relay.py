@@ -31,8 +31,8 @@ from holdfast.outbox import rows, send, store
 from holdfast.outbox.cli import open_engine
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.table import outbox as table
-from holdfast.outbox.workflow import DELAY_EXCHANGE, Workflow
-from holdfast.publisher import Message, Nacked, NotAcknowledged, Refused, TimedOut
+from holdfast.outbox.workflow import Workflow
+from holdfast.publisher import Message, Nacked, NotAcknowledged, Refused, TimedOut, delay
 from holdfast.results import ResultRefused
 
 if TYPE_CHECKING:
@@ -337,7 +337,7 @@ def refused_rows(engine: Engine) -> list[tuple[str, int, str]]:
 
 
 def test_a_row_whose_delay_is_no_time_stops_no_other(engine: Engine) -> None:
-    put_messages(engine, ready_message("bad", exchange=DELAY_EXCHANGE, headers={"eta": "soon"}), ready_message("good"))
+    put_messages(engine, ready_message("bad", exchange=delay.EXCHANGE, headers={"eta": "soon"}), ready_message("good"))
     sent: list[str | None] = []
     relay_over(engine, lambda message: sent.append(message.task_id)).once()
     assert sent == ["good"]

@@ -15,8 +15,8 @@ from kombu.exceptions import EncodeError
 
 from holdfast import routing
 from holdfast.app import install
-from holdfast.outbox.workflow import DELAY_EXCHANGE, Workflow, due_in, record
-from holdfast.publisher import Refused
+from holdfast.outbox.workflow import Workflow, due_in, record
+from holdfast.publisher import Refused, delay
 
 if TYPE_CHECKING:
     from celery.canvas import Signature
@@ -211,7 +211,7 @@ def test_a_failed_recording_leaves_nothing_behind(app: Celery) -> None:
 @pytest.mark.parametrize(("waited", "left"), [(0, 60), (20, 40), (59.5, 0), (3600, 0)])
 def test_a_delay_counts_from_the_enqueueing_not_from_the_publish(app: Celery, waited: float, left: int) -> None:
     (message,) = record(sig(app, "add", 1, 2).set(countdown=60)).messages
-    assert message.exchange == DELAY_EXCHANGE
+    assert message.exchange == delay.EXCHANGE
     eta = datetime.fromisoformat(message.headers["eta"])
     now = eta - timedelta(seconds=60) + timedelta(seconds=waited)
     bits, _, queue = due_in(message, now).routing_key.rpartition(".")

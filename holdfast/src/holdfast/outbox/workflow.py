@@ -16,6 +16,7 @@ from celery.result import result_from_tuple
 from kombu.transport.native_delayed_delivery import MAX_NUMBER_OF_BITS_TO_USE, calculate_routing_key
 from kombu.utils import json
 
+from holdfast.publisher import delay
 from holdfast.publisher.message import Message
 from holdfast.publisher.policy import Policy
 from holdfast.publisher.recorder import recording
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from celery import Celery
     from celery.canvas import Signature
 
-DELAY_EXCHANGE = f"celery_delayed_{MAX_NUMBER_OF_BITS_TO_USE - 1}"
 _NO_DELAY = "0." * MAX_NUMBER_OF_BITS_TO_USE  # passes through all levels of the native delay at once
 
 _FIELDS = tuple(Message.__dataclass_fields__)
@@ -116,7 +116,7 @@ def due_in(message: Message, now: datetime | None = None) -> Message:
         now: the current time.
     """
     eta = message.headers.get("eta")
-    if message.exchange != DELAY_EXCHANGE or not eta:
+    if message.exchange != delay.EXCHANGE or not eta:
         return message
     at = datetime.fromisoformat(eta)
     if at.tzinfo is None:

@@ -11,7 +11,7 @@ from kombu.utils.imports import symbol_by_name
 
 from holdfast.logs import about
 from holdfast.published import PUBLISHED_AT, now
-from holdfast.publisher import recorder
+from holdfast.publisher import delay, recorder
 from holdfast.publisher.log import logger
 from holdfast.publisher.message import prepare
 from holdfast.publisher.policy import Policy
@@ -126,7 +126,11 @@ class TaskProducer:
         declare = options.pop("declare", None) or ()
         deadline = options.pop("confirm_timeout", None) or options.pop("timeout", None)
         message = prepare(body, **options)
-        publisher.topology[message.exchange, message.routing_key] = [e for e in declare if not e.no_declare]
+        entities = [entity for entity in declare if not entity.no_declare]
+        if entities and message.exchange == delay.EXCHANGE:
+            kind = self._amqp.app.conf.broker_native_delayed_delivery_queue_type
+            entities.append(delay.Delays(tuple(entities), kind))
+        publisher.topology[message.exchange, message.routing_key] = entities
         if tape is not None:
             tape.messages.append(message)
             return None
