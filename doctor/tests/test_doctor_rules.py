@@ -88,6 +88,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF223", {"worker_pool": "threads", "task_time_limit": 60}, {"worker_pool": "prefork", "task_time_limit": 60}),
     ("HF224", RABBIT | {"worker_detect_quorum_queues": False}, RABBIT),
     ("HF225", RABBIT | {"task_queues": EXPIRING}, RABBIT),
+    ("HF226", {"worker_disable_rate_limits": True}, {}),
     ("HF301", STORE, STORE | ALWAYS),
     ("HF302", STORE | {"result_backend_always_retry": True, "result_backend_max_retries": math.inf}, STORE | ALWAYS),
     ("HF304", STORE, STORE | {"redis_socket_timeout": 5}),
@@ -118,7 +119,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF507", SQS, SQS | {"task_time_limit": 1000}),
     ("HF702", {"worker_prefetch_multiplier": "1"}, {"worker_prefetch_multiplier": 1}),
 ]
-SHOWN_ELSEWHERE = {"HF303", "HF406", "HF701"}  # installed packages: tests below
+SHOWN_ELSEWHERE = {"HF227", "HF303", "HF406", "HF701"}  # limits of a task, installed packages: tests below
 
 
 def application(settings: dict[str, Any]) -> Celery:
@@ -175,6 +176,18 @@ def test_a_time_limit_of_a_task_counts_for_the_visibility_timeout() -> None:
 
 def test_the_cache_of_django_is_a_cache() -> None:
     assert "HF314" in found({"result_backend": "django-cache"})
+
+
+@pytest.mark.parametrize(("own", "said"), [({"time_limit": 7200}, True), ({"time_limit": 50}, False),
+                                           ({"time_limit": 7200, "soft_time_limit": 7000}, False)])  # fmt: skip
+def test_a_long_limit_of_a_task_above_the_soft_limit_of_all_is_named(own: dict[str, int], said: bool) -> None:
+    app = application({"task_time_limit": 60, "task_soft_time_limit": 56})
+
+    @app.task(name="patient.long", shared=False, **own)
+    def long() -> None: ...
+
+    found = [one.found for one in examine(app) if one.rule.id.startswith("HF227")]
+    assert found == ["patient.long: time_limit 7200 s of its own, soft limit 56 s of the application"] * said
 
 
 def test_a_base_class_with_its_own_retry_is_fine() -> None:

@@ -16,6 +16,7 @@ from celery.signals import beat_init
 from kombu import Exchange, Queue
 
 from holdfast import routing, startup
+from holdfast.app import install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +116,37 @@ def test_a_fatal_rule_that_cannot_judge_refuses_and_hides_no_other() -> None:
     assert "HF111-route-by-key: could not judge: task_routes has 3" in text
     assert "HF201-acks-late: task_acks_late is off" in text
     assert f"{startup.OPT_OUT}=" in text
+
+
+def test_a_warning_is_logged_until_the_environment_allows_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    startup.refuse(application(worker_prefetch_multiplier=8))
+    assert [one for one in caplog.messages if one.startswith("HF204-prefetch: worker_prefetch_multiplier is 8.")]
+    caplog.clear()
+    monkeypatch.setenv(startup.OPT_OUT, "HF204")
+    startup.refuse(application(worker_prefetch_multiplier=8))
+    assert not [one for one in caplog.messages if "HF204" in one]
+
+
+def test_an_address_of_the_environment_that_is_not_used_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    startup.refuse(application(result_backend="holdfast.results:DurableSentinelBackend+sentinel://own.example/0",
+                               result_backend_transport_options={"master_name": "m"}))  # fmt: skip
+    assert [one for one in caplog.messages if one.startswith("HOLDFAST_")] == [
+        "HOLDFAST_BROKER_URL is set and not used: the application has a broker_url of its own",
+        "HOLDFAST_RESULT_URL is set and not used: the application has a result_backend of its own",
+    ]
+    caplog.clear()
+    startup.refuse(defaults_only())
+    assert not [one for one in caplog.messages if one.startswith("HOLDFAST_")]
+
+
+def defaults_only() -> Celery:
+    return install(Celery("plain", set_as_current=False))
 
 
 def test_a_warning_rule_that_cannot_judge_stops_no_worker() -> None:

@@ -112,6 +112,21 @@ def soft_limit_order(subject: Subject) -> list[str]:
     return found
 
 
+@rule(
+    "HF227-inherited-soft-limit",
+    Severity.WARNING,
+    loss="a task that may run for longer than others is interrupted by the soft limit of all",
+    fix="soft_time_limit on the task, below its time_limit",
+)
+def inherited_soft_limit(subject: Subject) -> list[str]:
+    soft, hard = subject.number("task_soft_time_limit"), subject.number("task_time_limit")
+    return [
+        f"{task.name}: time_limit {task.time_limit:g} s of its own, soft limit {soft:g} s of the application"
+        for task in subject.tasks
+        if soft and hard and task.time_limit and task.soft_time_limit == soft and task.time_limit > hard
+    ]
+
+
 def _never_soft(soft: float | None, hard: float | None) -> bool:
     return bool(soft and hard and soft >= hard)
 
@@ -193,6 +208,18 @@ def _reads_are_retried(subject: Subject) -> bool:
 def rate_limits(subject: Subject) -> str | None:
     limited = [task.name for task in subject.tasks if task.rate_limit]
     return f"rate limits on {names(limited)}" if limited and not subject.get("worker_disable_rate_limits") else None
+
+
+@rule(
+    "HF226-rate-limits-off",
+    Severity.WARNING,
+    loss="the task runs as often as it is called, whatever its rate limit says",
+    fix="limit in the task or with a queue of its own; or worker_disable_rate_limits = False, with what HF215 says",
+)
+def rate_limits_off(subject: Subject) -> str | None:
+    limited = [task.name for task in subject.tasks if task.rate_limit]
+    off = limited and subject.get("worker_disable_rate_limits")
+    return f"worker_disable_rate_limits is on, and {names(limited)} has a rate limit" if off else None
 
 
 @rule(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import ImproperlyConfigured
 
-from holdfast import settings
+from holdfast import environment, settings
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -104,6 +104,23 @@ def suited(conf: Any) -> dict[str, Any]:
     if (_has("HOLDFAST_SCHEDULE_URL") or _has("HOLDFAST_RESULT_URL")) and not own(SCHEDULE):
         given |= settings.schedule()
     return given
+
+
+def unused(conf: Any) -> list[str]:
+    """Say which addresses of the environment are not used, because the application has its own.
+
+    Args:
+        conf: the application's settings.
+    """
+    used = {
+        "HOLDFAST_BROKER_URL": ("broker_url", conf.broker_write_url),
+        "HOLDFAST_RESULT_URL": ("result_backend", conf.result_backend),
+    }
+    return [
+        f"{name} is set and not used: the application has a {setting} of its own"
+        for name, (setting, value) in used.items()
+        if _has(name) and not all(url.strip() in str(value) for url in environment.split_urls(os.environ[name]))
+    ]
 
 
 def _has(name: str) -> bool:

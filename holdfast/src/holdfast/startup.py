@@ -6,13 +6,17 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from celery.signals import beat_init, worker_init
+from celery.utils.log import get_logger
 
 from celery_doctor import Severity, State, examine, versions
+from holdfast import defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery import Celery
+
+logger = get_logger(__name__)
 
 OPT_OUT = "HOLDFAST_ALLOW_UNSAFE"
 
@@ -35,12 +39,23 @@ def check_versions() -> None:
 def refuse(app: Celery) -> None:
     """Look at the settings; no server is asked. A fatal rule that cannot judge refuses like one that finds something.
 
+    What a warning finds is logged, one line each.
+
     Raises:
         SystemExit: a fatal rule does not pass and :data:`OPT_OUT` does not name it.
     """
     allowed = {name.strip() for name in os.environ.get(OPT_OUT, "").split(",")}
-    findings = examine(app, lambda rule: rule.severity is Severity.FATAL)
-    stopping = [one for one in findings if not {one.rule.id, one.rule.number} & allowed]
+    findings = [
+        one
+        for one in examine(app, lambda rule: rule.severity > Severity.ADVICE)
+        if not {one.rule.id, one.rule.number} & allowed
+    ]
+    for text in defaults.unused(app.conf):
+        logger.warning("%s", text)
+    for one in findings:
+        if one.rule.severity is Severity.WARNING and one.state is State.FOUND:
+            logger.warning("%s: %s. %s. Fix: %s", one.rule.id, one.found, one.rule.loss, one.rule.fix)
+    stopping = [one for one in findings if one.rule.severity is Severity.FATAL]
     if stopping:
         lines = [
             f"  {one.rule.id}: {one.found}. {one.rule.loss}. Fix: {one.rule.fix}"

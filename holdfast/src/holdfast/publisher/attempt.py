@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
+from holdfast.publisher import delay
 from holdfast.publisher.errors import Blocked, Nacked, NotAcknowledged, Refused, Unreachable, Unroutable
 from holdfast.publisher.link import Pending, Suspected
 from holdfast.publisher.log import logger
@@ -119,7 +120,8 @@ class Cluster:
         Returns:
             True when the message is worth another attempt.
         """
-        entities = self.topology.get((wire.exchange, wire.routing_key))
+        place = (wire.exchange, wire.routing_key) if wire.exchange != delay.EXCHANGE else delay.ANY_KEY
+        entities = self.topology.get(place)
         if not entities:
             return False
         try:

@@ -19,10 +19,24 @@ from kombu.transport.native_delayed_delivery import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from celery import Celery
     from kombu import Queue
 
 EXCHANGE = level_name(MAX_LEVEL)
 """Where a delayed message enters."""
+ANY_KEY = EXCHANGE, ""
+"""Its place in a topology by exchange and routing key: the key holds the delay, and there are very many."""
+
+
+def entities(app: Celery) -> list[Any]:
+    """Return what to declare for a delayed message, nothing when the queues of an application are provisioned.
+
+    Args:
+        app: whose queues the message may go to.
+    """
+    queues = [queue for queue in app.amqp.queues.values() if queue.exchange and not queue.no_declare]
+    kind = app.conf.broker_native_delayed_delivery_queue_type
+    return [*queues, Delays(queues, kind)] if queues else []
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,10 @@ class TaskProducer:
         declare = options.pop("declare", None) or ()
         deadline = options.pop("confirm_timeout", None) or options.pop("timeout", None)
         message = prepare(body, **options)
-        entities = [entity for entity in declare if not entity.no_declare]
-        if entities and message.exchange == delay.EXCHANGE:
-            kind = self._amqp.app.conf.broker_native_delayed_delivery_queue_type
-            entities.append(delay.Delays(tuple(entities), kind))
-        publisher.topology[message.exchange, message.routing_key] = entities
+        if message.exchange != delay.EXCHANGE:
+            publisher.topology[message.exchange, message.routing_key] = [e for e in declare if not e.no_declare]
+        elif delay.ANY_KEY not in publisher.topology:
+            publisher.topology[delay.ANY_KEY] = delay.entities(self._amqp.app)
         if tape is not None:
             tape.messages.append(message)
             return None
