@@ -51,6 +51,7 @@ def make_app(kind: type[Celery] = Celery, *, task_cls: Any = None, amqp: Any = N
         task_default_exchange="tasks",
         task_default_exchange_type="topic",
         task_default_routing_key="default",
+        task_time_limit=None,  # messages carry it, and the layer's own default would be in those of one application
         **changes,
     )
 

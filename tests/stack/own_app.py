@@ -50,6 +50,8 @@ def create(**own: Any) -> Celery:
 own: dict[str, Any] = {}
 if os.environ.get("OWN_TOPOLOGY") == "classic":  # what Celery makes without any setting
     own = {"task_default_exchange_type": "direct", "task_default_queue_type": "classic"}
+if os.environ.get("OWN_QUEUE"):
+    own["task_default_queue"] = os.environ["OWN_QUEUE"]
 app: Any = create(**own)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from kombu import Connection, Exchange, Queue
 
 from ...tutorials import environment
 from ..servers import LOGIN, container, free_ports, image
@@ -99,6 +101,20 @@ def test_a_task_is_accepted_before_any_worker_has_declared_its_queue(own: dict[s
 def test_every_kind_of_call_works_in_every_pool(pool: str, own: dict[str, str], tmp_path: Path) -> None:
     with worker(tmp_path, own, "--pool", pool, "--concurrency", "4") as log:
         assert call(own, CALLS) == EXPECTED, log.read_text()[-3000:]
+
+
+def test_a_classic_queue_of_before_is_not_touched_and_the_log_names_it(own: dict[str, str], tmp_path: Path) -> None:
+    queue = Queue("before", Exchange("before"), "before")
+    with Connection(own["OWN_BROKER_URL"]) as connection:
+        queue(connection.default_channel).declare()
+        own = own | {"OWN_QUEUE": "before"}
+        assert call(own, "from own_app import add; print(add.delay(1, 1).state)") == "PENDING"
+        with worker(tmp_path, own) as log:
+            wait_until(lambda: "PRECONDITION_FAILED" in log.read_text(), "the broker refuses the declaration", 90)
+        assert re.search(
+            r"PRECONDITION_FAILED - inequivalent arg '[\w-]+' for (queue|exchange) 'before'", log.read_text()
+        )
+        assert queue(connection.channel()).queue_declare(passive=True).message_count == 1
 
 
 def test_queues_that_lose_tasks_are_refused_at_start_by_name(own: dict[str, str], tmp_path: Path) -> None:
