@@ -34,7 +34,8 @@ def entities(app: Celery) -> list[Any]:
     Args:
         app: whose queues the message may go to.
     """
-    queues = [queue for queue in app.amqp.queues.values() if queue.exchange and not queue.no_declare]
+    described: Any = app.amqp.queues.values()
+    queues = [queue for queue in described if queue.exchange and not queue.no_declare]
     kind = app.conf.broker_native_delayed_delivery_queue_type
     return [*queues, Delays(queues, kind)] if queues else []
 
