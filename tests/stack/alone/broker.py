@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 from amqp import Connection
 from amqp.basic_message import Message
-from amqp.exceptions import AccessRefused, NotAllowed
+from amqp.exceptions import AccessRefused, NotAllowed, ResourceLocked
 
 from ..servers import container, free_ports, image
 from ..stack import ROOT, wait_until
@@ -83,12 +83,18 @@ class Broker:
         """Try an operation, as a line of ``tests/access.yml`` names it, and say whether the broker lets the user."""
         if verb == "read":
             return self.reads(user, *names)
-        try:
-            with self.connect(user) as connection:
-                act(connection.channel(), verb, *names)
-        except (AccessRefused, NotAllowed):
-            return False
-        return True
+
+        def attempt() -> list[bool]:
+            try:
+                with self.connect(user) as connection:
+                    act(connection.channel(), verb, *names)
+            except (AccessRefused, NotAllowed):
+                return [False]
+            except ResourceLocked:  # the queue of that name that the user before had is just going
+                return []
+            return [True]
+
+        return wait_until(attempt, f"{verb} {names} as {user}", 30)[0]
 
 
 def act(channel: Any, verb: str, name: str = "", exchange: str = "") -> None:

@@ -166,8 +166,8 @@ def test_the_logins_are_enough_for_their_roles(broker: Broker, tmp_path: Path) -
         app = Celery(set_as_current=False)
         app.conf.task_queues = routing.queues(("default", "critical"))
         with open_office(app, "dead", broker.url("operator")) as office:
-            (letter,) = office.letters()
-            assert letter.headers["task"] == "broken"
+            # beside what other tests have published that is no task
+            (letter,) = (one for one in office.letters() if one.headers.get("task") == "broken")
             office.replay(letter, None)
         process.wait_for("for good", 20, times=2)
     assert refusals(broker) == before
