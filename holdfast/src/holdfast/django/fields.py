@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
+from django.utils.timezone import get_default_timezone, make_aware
 from typing_extensions import override
 
 
@@ -36,8 +37,8 @@ class Instant(models.DateTimeField):
         """
         if value is None or value.tzinfo is not None:
             return value
-        if connection.vendor == "postgresql":  # the driver gives the time of the connection's zone
-            return value.astimezone(timezone.utc)
+        if connection.vendor == "postgresql":  # the driver gives the time of the connection's zone, settings.TIME_ZONE
+            return make_aware(value, get_default_timezone())
         return value.replace(tzinfo=timezone.utc)
 
 
