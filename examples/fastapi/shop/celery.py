@@ -1,0 +1,5 @@
+from celery import Celery
+
+import holdfast
+
+app = holdfast.install(Celery("shop", include=["shop.tasks"]))
