@@ -46,7 +46,11 @@ def show(): return client.get("/orders/1").get_json()
 """,
 }
 OUTBOX = {"django": ("python3", "manage.py", "outbox")}
-CHANGED = {"django": (6, 4), "flask": (9, 6), "fastapi": (9, 7)}  # lines of the example that are ours, and those of them that are added
+CHANGED = {
+    "django": (6, 4),
+    "flask": (9, 6),
+    "fastapi": (9, 7),
+}  # lines of the example that are ours, and those of them that are added
 CHECK = """
 answer = order()
 before = show()["invoice"]

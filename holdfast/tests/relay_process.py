@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celery import Celery
-from sqlalchemy import create_engine, event
+from sqlalchemy import event
 
 from holdfast.outbox import store
+from holdfast.outbox.cli import open_engine
 from holdfast.outbox.metrics import Metrics
 from holdfast.outbox.relay import Relay
 
@@ -44,7 +45,7 @@ class Barriers:
 def main(url: str, log: str, wanted: str) -> None:
     """Run the relay."""
     barriers = Barriers(wanted)
-    engine = create_engine(url)
+    engine = open_engine(url)
     published = False
 
     def send(messages: Sequence[Message]) -> list[NotAcknowledged | None]:

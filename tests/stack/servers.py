@@ -83,6 +83,23 @@ def container(*arguments: str) -> Iterator[str]:
         subprocess.run(["docker", "rm", "--force", "--volumes", done.stdout.strip()], capture_output=True, check=False)
 
 
+def container_of(port: int) -> str:
+    """Return the id of the container that publishes a port of 127.0.0.1."""
+    find = ["docker", "ps", "--quiet", "--filter", f"publish={port}"]
+    return subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@contextmanager
+def paused(port: int) -> Iterator[None]:
+    """Freeze the container that publishes a port of 127.0.0.1 until the end of the block."""
+    found = container_of(port)
+    subprocess.run(["docker", "pause", found], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "unpause", found], check=True, capture_output=True)
+
+
 @dataclass(frozen=True)
 class Servers:
     """Where they listen on 127.0.0.1."""

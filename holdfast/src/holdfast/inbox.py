@@ -44,7 +44,7 @@ inbox = Table(
 _CLAIM: dict[str, Callable[[], Any]] = {  # by dialect: an insert that waits for a twin, and leaves a stored key alone
     "postgresql": lambda: postgresql.insert(inbox).on_conflict_do_nothing(),
     "sqlite": lambda: sqlite.insert(inbox).on_conflict_do_nothing(),
-    # not INSERT IGNORE: its shared locks let two that wait for a third, which is rolled back, end in a deadlock
+    # not INSERT IGNORE, which also hides errors; the number of changed rows would not tell whether the key was new
     **dict.fromkeys(MYSQL, lambda: mysql.insert(inbox).on_duplicate_key_update(key=inbox.c.key)),
 }
 
@@ -58,8 +58,11 @@ def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) 
     limit that wait. When ``effect`` raises, what it did in the database is undone and the key stays free.
 
     Args:
-        session: with the default isolation level of the database: ``READ COMMITTED`` on PostgreSQL, ``REPEATABLE READ``
-            on MySQL and MariaDB.
+        session: with the isolation level ``READ COMMITTED``, which is the default on PostgreSQL; on MySQL and MariaDB
+            set ``create_engine(url, isolation_level="READ COMMITTED")``. With their default, MariaDB from 11.6 refuses
+            a key that was stored after the transaction's first read (error 1020). Of three or more calls at the same
+            time, the first of which is rolled back, they may end some as a deadlock. Both errors undo the transaction:
+            retry the task.
         key: what the effect belongs to, usually the task's id; a task with several effects adds the name of the step:
             ``(task.request.id, "invoice")``. At most 255 characters.
         effect: called without arguments; returns a JSON value. A repeat gets that value as JSON gives it back (a tuple
@@ -82,7 +85,7 @@ def once(session: Session, key: str | tuple[str, ...], effect: Callable[[], T]) 
         session.execute(delete(inbox).where(false()))
     with session.begin_nested():
         session.execute(_CLAIM[dialect]().values(key=name, done_at=datetime.now(timezone.utc)))
-        # locking reads see what is committed, also inside of a snapshot that MySQL took before
+        # a locking read sees what a twin has just committed
         stored = session.execute(select(inbox.c.result).where(inbox.c.key == name).with_for_update()).scalar_one()
         if stored is None:
             result = effect()

@@ -50,7 +50,7 @@ def scratch_database(url: str) -> Iterator[Engine]:
     owner = create_engine(url)
     with owner.begin() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(owner.url.set(database=name))
+    engine = create_engine(owner.url.set(database=name), isolation_level="READ COMMITTED")
     try:
         yield engine
     finally:
