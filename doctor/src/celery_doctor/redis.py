@@ -99,8 +99,9 @@ def broker_store(subject: Subject) -> Store:
     """Return the Redis that is the broker of an application."""
 
     def connect() -> Any:
-        channel: Any = subject.app.connection_for_read().default_channel
-        return _hurried(channel.client)
+        connection: Any = subject.app.connection_for_read()
+        connection.transport_options = {**connection.transport_options, "max_retries": 1}  # by default it tries forever
+        return _hurried(connection.default_channel.client)
 
     return Store("broker", connect)
 

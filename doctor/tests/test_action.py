@@ -1,0 +1,36 @@
+"""The composite action calls the command as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ACTION = Path(__file__).parents[1] / "action.yml"
+
+
+@pytest.mark.parametrize(("severity", "code"), [("fatal", 1), ("warning", 1)])
+def test_its_step_writes_the_findings_and_fails(tmp_path: Path, severity: str, code: int) -> None:
+    action: dict[str, Any] = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
+    (step,) = [step for step in action["runs"]["steps"] if "celery-doctor" in step.get("run", "")]
+    given = {name: one.get("default", "") for name, one in action["inputs"].items()}
+    given |= {"app": "shop", "fail-on": severity, "arguments": "--ignore HF101=outbox"}
+    environment = {name: given[value[len("${{ inputs.") : -len(" }}")]] for name, value in step["env"].items()}
+    (tmp_path / "shop.py").write_text("from celery import Celery\napp = Celery('shop', broker='amqp://nowhere')\n")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+        cwd=tmp_path, env=os.environ | environment | {"PATH": path},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    rules = {one["ruleId"] for one in json.loads((tmp_path / given["sarif"]).read_text())["runs"][0]["results"]}
+
+    assert done.returncode == code, done.stderr
+    assert "HF201-acks-late" in rules
+    assert "HF101-confirm-publish" not in rules
