@@ -20,6 +20,7 @@ from django_project import add, app
 
 from holdfast import dead
 from holdfast.django import capture_enqueued, enqueue
+from holdfast.django.application import application
 from holdfast.django.models import Outbox
 from holdfast.django.outbox import store_message
 from holdfast.outbox.rows import now
@@ -147,10 +148,17 @@ def test_operators_list_release_and_discard() -> None:
 def test_a_project_without_a_celery_application_is_told_so(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celery._state.get_current_app", lambda: None)
-    monkeypatch.setattr("celery._state.default_app", None)
+    made_up = Celery("default", fixups=[], set_as_current=False)
+    monkeypatch.setattr("celery._state.get_current_app", lambda: made_up)
+    monkeypatch.setattr("celery._state.default_app", made_up)
     with pytest.raises(CommandError, match="Import it in the project's __init__"):
         call_command(*arguments)
+
+
+def test_the_application_of_a_project_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery._state.get_current_app", lambda: app)
+    monkeypatch.setattr("celery._state.default_app", app)  # what Celery does in a Django project
+    assert application() is app
 
 
 def test_a_wrong_address_of_the_metrics_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

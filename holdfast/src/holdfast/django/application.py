@@ -27,7 +27,7 @@ def application(path: str | None = None) -> Celery:
         return load_app(path)
     state: Any = _state  # the stubs do not know the app that Celery makes up where there is none
     app: Celery = state.get_current_app()
-    if app is state.default_app:
+    if app is state.default_app and app.main == "default":  # Celery makes a project's own app the default one, too
         raise CommandError(
             "No Celery application is loaded. Import it in the project's __init__.py, as Celery's documentation of "
             "Django shows, or name it with --app."
