@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import errno
+import grp
 import json
 import os
+import pwd
 import re
 import socket
 import ssl
 import stat
 import struct
 import subprocess
+import sys
 import tempfile
 import urllib.error
 import urllib.parse
@@ -27,6 +31,11 @@ if TYPE_CHECKING:
 TIMEOUT = 5  # seconds for one connection
 HELLO = b"AMQP\x00\x00\x09\x01"
 TUNE = b"\x00\x0a\x00\x1e"  # class and method of the frame that a broker sends to whom it has let in
+# Ciphers that prove no server, encrypt nothing, or can be broken; the client's own limits are off
+WEAK_CIPHERS = "aNULL:eNULL:PSK:RC4:3DES:DES:EXPORT:MD5:@SECLEVEL=0"
+# What no user of Redis but the administrator may do, and what every one may
+REDIS_REFUSED = ("config get masterauth", "scan 0", "flushall", "acl list", "slowlog get")
+SENTINEL_REFUSED = ("sentinel failover x", "sentinel set x quorum 1", "sentinel reset x", "acl list", "shutdown")
 
 
 def answer(link: socket.socket, words: bytes) -> str:
@@ -47,6 +56,33 @@ def start_ok(user: str, password: str) -> bytes:
     return struct.pack(">BHI", 1, 0, len(content)) + content + b"\xce"
 
 
+def knock(address: str, port: int, seconds: float = 2) -> str:
+    """Return how a port answers: ``open``, ``refused``, ``silent``, or the name of the error of the way to it."""
+    try:
+        socket.create_connection((address, port), seconds).close()
+    except ConnectionRefusedError:
+        return "refused"
+    except TimeoutError:
+        return "silent"
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, type(error).__name__)
+    return "open"
+
+
+def settings(path: str) -> dict[str, str]:
+    """Return the variables of an environment file; none when the host has no such file."""
+    file = Path(path)
+    lines = file.read_text().splitlines() if file.exists() else []
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def rules(text: str) -> dict[str, list[str]]:
+    """Return the rules of each user of Redis, from its file or from ``ACL LIST``, without what says nothing."""
+    implied = {"", "sanitize-payload", "resetchannels", "resetpass", "-@all", "nocommands"}
+    users = (line.split() for line in text.splitlines() if line.startswith("user "))
+    return {user[1]: sorted({rule.strip("()") for rule in user[2:]} - implied) for user in users}
+
+
 class Audit:
     """The checks of one host; each adds a line to ``checks``."""
 
@@ -65,7 +101,7 @@ class Audit:
         """Run some checks; what stops them is a finding itself."""
         try:
             group()
-        except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
             self.check(f"{group.__name__} could be looked at", f"{type(error).__name__}: {error}", "no error")
 
     # --- Tools
@@ -84,13 +120,24 @@ class Audit:
             context.load_cert_chain(*certificate)
         return context
 
-    def talk(self, port: int, words: bytes, certificate: tuple[str, str] | None, *, plain: bool = False) -> str:
-        """Send ``words`` to a port of this host and return the first answer, or what stopped it."""
+    def talk(
+        self,
+        port: int,
+        words: bytes,
+        certificate: tuple[str, str] | None,
+        *,
+        plain: bool = False,
+        address: str = "",
+        context: ssl.SSLContext | None = None,
+    ) -> str:
+        """Send ``words`` to a port, of this host by default, and return the first answer, or what stopped it."""
+        address = address or self.address
         try:
-            with socket.create_connection((self.address, port), TIMEOUT) as link:
+            with socket.create_connection((address, port), TIMEOUT) as link:
                 if plain:
                     return answer(link, words)
-                with self.context(certificate).wrap_socket(link, server_hostname=self.address) as tls:
+                context = context or self.context(certificate)
+                with context.wrap_socket(link, server_hostname=address) as tls:
                     return answer(tls, words)
         except (ssl.SSLError, ConnectionError) as error:
             return f"closed: {error.__class__.__name__}"
@@ -148,44 +195,49 @@ class Audit:
             queue["name"] for queue in queues
         }
         self.check("no queue is missing", sorted(missing), [])
-        users = json.loads(self.run("rabbitmqctl", "--silent", "list_users", "--formatter", "json"))
-        powerless = [want["app_user"], want["worker_user"], "operator", "flower"]
-        self.check("no user beside the designed ones, and no guest", sorted(user["user"] for user in users),
-                   sorted([*powerless, "admin", "monitor"]))  # fmt: skip
-        tags = {user["user"]: user["tags"] for user in users}
-        for name in powerless:
-            self.check(f"the user {name} administers nothing", tags.get(name), [])
+        self.rabbitmq_users()
+
+    def rabbitmq_users(self) -> None:
+        """Compare names, passwords, tags and permissions of every user with the file that defines them."""
+        written = json.loads(Path("/etc/rabbitmq/definitions/20-users.json").read_text())
+        live = json.loads(self.run("rabbitmqctl", "--silent", "export_definitions", "-"))
+
+        def users(file: dict[str, Any]) -> dict[str, Any]:
+            return {user["name"]: (user["password_hash"], sorted(user["tags"])) for user in file["users"]}
+
+        def permissions(file: dict[str, Any]) -> set[tuple[str, ...]]:
+            names = ("user", "vhost", "configure", "write", "read")
+            return {tuple(entry[name] for name in names) for entry in file["permissions"]}
+
+        want, have = users(written), users(live)
+        self.check("no user beside the designed ones, and no guest", sorted(have), sorted(want))
+        changed = sorted(name for name in want.keys() & have.keys() if want[name] != have[name])
+        self.check("RabbitMQ users with another password or tag", changed, [])
+        other = {entry[0] for entry in permissions(live) ^ permissions(written)}
+        self.check("RabbitMQ users with other permissions", sorted(other), [])
 
     def rabbitmq_doors(self) -> None:
         """Who gets in to the broker."""
-        passwords = self.options["passwords"]
         own = (self.tls["cert"], self.tls["key"])
         port = self.options["rabbitmq"]["port"]
         self.check("AMQP answers a client with a certificate", self.talk(port, HELLO, own)[:1], "\x01")
         self.closed("AMQP", port, HELLO)
-        app = (self.options["rabbitmq"]["app_user"], passwords["rabbitmq_app"])
-        self.check("AMQP as app", self.logs_in(*app), True)
-        self.check("AMQP as app with a wrong password", self.logs_in(app[0], "wrong"), False)
-        self.check("AMQP as guest", self.logs_in("guest", "guest"), False)
+        self.check("AMQP as guest", self.logs_in(self.address, port, "guest", "guest"), False)
         for plain in (5672, 15672, 15692):
             self.check(f"no plaintext port {plain}", self.talk(plain, HELLO, None, plain=True)[:6], "closed")
         api = f"https://{self.address}:{self.options['rabbitmq']['management_port']}/api"
         self.check("management without a login", self.get(f"{api}/overview", None), 401)
         self.check("management as guest", self.get(f"{api}/overview", ("guest", "guest")), 401)
-        self.check("management as app", self.get(f"{api}/overview", app), 401)
-        monitor = ("monitor", passwords["rabbitmq_monitor"])
-        self.check("management as monitor, to read", self.get(f"{api}/overview", monitor), 200)
-        policy = b'{"pattern":"^$","definition":{"expires":1000},"apply-to":"queues"}'
-        refused = self.get(f"{api}/policies/{self.options['rabbitmq']['vhost']}/audit", monitor, "PUT", policy)
-        self.check("management as monitor, to change", refused, "401 or 403", refused in (401, 403))
+        self.modern("management", self.options["rabbitmq"]["management_port"])
+        self.modern("RabbitMQ's metrics", self.options["rabbitmq"]["metrics_port"])
 
-    def logs_in(self, user: str, password: str) -> bool:
-        """Say whether this host's broker lets somebody in who shows a certificate, a name and a password."""
+    def logs_in(self, address: str, port: int, user: str, password: str) -> bool:
+        """Say whether a broker lets somebody in who shows a certificate, a name and a password."""
         said = b""
         own = (self.tls["cert"], self.tls["key"])
         with (
-            socket.create_connection((self.address, self.options["rabbitmq"]["port"]), TIMEOUT) as link,
-            self.context(own).wrap_socket(link, server_hostname=self.address) as tls,
+            socket.create_connection((address, port), TIMEOUT) as link,
+            self.context(own).wrap_socket(link, server_hostname=address) as tls,
         ):
             tls.sendall(HELLO + start_ok(user, password))
             while TUNE not in said and (part := tls.recv(4096)):
@@ -201,6 +253,30 @@ class Audit:
                      "-subj", "/CN=stranger", "-days", "1", "-keyout", key, "-out", certificate)  # fmt: skip
             said = self.talk(port, words, (certificate, key))
         self.check(f"{name} with a stranger's certificate", said[:6], "closed")
+        self.modern(name, port)
+
+    def modern(self, name: str, port: int) -> None:
+        """A TLS port speaks 1.2 or 1.3 with strong ciphers, and nothing older or weaker."""
+        self.check(f"{name} speaks TLS 1.2 or 1.3", self.shakes(port, "TLSv1_2", "TLSv1_3"), "yes")
+        self.check(f"{name} speaks TLS 1.0 or 1.1", self.shakes(port, "TLSv1", "TLSv1_1"), "no")
+        weak = self.shakes(port, "TLSv1_2", "TLSv1_2", WEAK_CIPHERS)
+        self.check(f"{name} takes a weak cipher", weak, "no")
+
+    def shakes(self, port: int, oldest: str, newest: str, ciphers: str = "ALL:@SECLEVEL=0") -> str:
+        """Return whether such a handshake succeeds: ``yes``, ``no``, or that this host cannot try it."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # what is offered, not by whom: a server of the wrong kind is found as well
+        context.load_cert_chain(self.tls["cert"], self.tls["key"])
+        context.set_ciphers(ciphers)
+        context.minimum_version, context.maximum_version = ssl.TLSVersion[oldest], ssl.TLSVersion[newest]
+        try:
+            with socket.create_connection((self.address, port), TIMEOUT) as link, context.wrap_socket(link):
+                return "yes"
+        except ssl.SSLError as error:
+            return "cannot be tried" if error.reason == "NO_PROTOCOLS_AVAILABLE" else "no"
+        except ConnectionResetError:
+            return "no"
 
     def redis(self) -> None:
         """Role, replication, durability and doors of this Redis node."""
@@ -228,9 +304,37 @@ class Audit:
         self.closed("Redis", want["port"], b"PING\r\n")
         self.check("Redis without TLS", "+PONG" in self.talk(want["port"], b"PING\r\n", None, plain=True), False)
         self.check("Redis without a login", self.talk(want["port"], b"PING\r\n", own)[:7], "-NOAUTH")
-        app = f"AUTH app {self.options['passwords']['redis_app']}\r\n".encode()
-        said = self.talk(want["port"], app + b"CONFIG GET maxmemory\r\n", own)
-        self.check("Redis as app, to administer", "-NOPERM" in said, True)
+        self.redis_users("Redis", "/usr/local/sbin/holdfast-redis", Path("/etc/redis/users.acl"), REDIS_REFUSED)
+        monitor = Path("/etc/redis/monitor.password").read_text().strip()
+        self.redis_login("Redis", self.address, want["port"], "monitor", monitor)
+        self.redis_login("Redis", self.address, want["port"], "replica", designed["masterauth"])
+
+    def redis_users(self, server: str, tool: str, file: Path, refused: tuple[str, ...]) -> None:
+        """Compare every user of a Redis or a Sentinel with the file, and ask the server what each may do."""
+        written, live = rules(file.read_text()), rules(self.run(tool, "acl", "list"))
+        self.check(f"users of {server}", sorted(live), sorted(written))
+        other = sorted(name for name in written.keys() & live.keys() if written[name] != live[name])
+        self.check(f"users of {server} with other rules or passwords", other, [])
+        may = [
+            f"{user}: {command}"
+            for user in sorted(live.keys() - {"admin", "default"})
+            for command in refused
+            if self.run(tool, "acl", "dryrun", user, *command.split()).strip() == "OK"
+        ]
+        self.check(f"users of {server} who may administer", may, [])
+        said = self.run(tool, "acl", "dryrun", "admin", *refused[0].split()).strip()
+        self.check(f"{server} tells who may administer", said, "OK")
+
+    def redis_login(self, server: str, address: str, port: int, user: str, password: str) -> None:
+        """A login of Redis lets in, and administers nothing; with another password it does not let in."""
+        own = (self.tls["cert"], self.tls["key"])
+        login = f"AUTH {user} {password}\r\n".encode()
+        where = f"{server} {address} as {user}"
+        self.check(where, self.talk(port, login + b"PING\r\n", own, address=address).split(), ["+OK", "+PONG"])
+        wrong = self.talk(port, f"AUTH {user} wrong\r\n".encode(), own, address=address)
+        self.check(f"{where} with a wrong password", wrong[:10], "-WRONGPASS")
+        said = self.talk(port, login + b"ACL LIST\r\n", own, address=address)
+        self.check(f"{where}, to administer", "-NOPERM" in said, True)
 
     def sentinel(self) -> None:
         """Agreement and doors of this Sentinel."""
@@ -241,9 +345,10 @@ class Audit:
         self.closed("Sentinel", want["port"], b"PING\r\n")
         self.check("Sentinel without TLS", "+PONG" in self.talk(want["port"], b"PING\r\n", None, plain=True), False)
         self.check("Sentinel without a login", self.talk(want["port"], b"PING\r\n", own)[:7], "-NOAUTH")
-        app = f"AUTH app {self.options['passwords']['sentinel_app']}\r\n".encode()
-        said = self.talk(want["port"], app + b"SENTINEL FAILOVER " + want["name"].encode() + b"\r\n", own)
-        self.check("Sentinel as app, to fail over", "-NOPERM" in said, True)
+        self.redis_users("Sentinel", "/usr/local/sbin/holdfast-sentinel", Path(want["acl"]), SENTINEL_REFUSED)
+        lines = [line.split() for line in Path("/etc/redis/sentinel.conf").read_text().splitlines()]
+        logins = {line[1]: line[-1] for line in lines if line[:1] == ["sentinel"]}
+        self.redis_login("Sentinel", self.address, want["port"], logins["sentinel-user"], logins["sentinel-pass"])
 
     def app(self) -> None:
         """Programs of this host: all of them run, from the release in force, and do their work."""
@@ -260,16 +365,51 @@ class Audit:
                 probe = (f"{want['dir']}/current/bin/holdfast", "probe", kind, *names)
                 said = self.run(*probe, check=False, HOLDFAST_PULSE_DIR=want["pulse_dir"]).splitlines()
                 self.check(f"each {kind} does its work", said, [f"{name}: ok" for name in names])
+        self.supervisor()
+        for file in want["environments"]:
+            self.app_logins(settings(file))
+
+    def supervisor(self) -> None:
+        """Who may start and stop programs: root and the application's user, nobody else on this host."""
+        path = self.options["app"]["socket"]
+        program = f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"
+        for user, allowed in ((self.options["app"]["user"], True), ("nobody", False)):
+            done = subprocess.run(
+                [sys.executable, "-c", program], user=user, group=user if allowed else "nogroup", extra_groups=[],
+                capture_output=True, check=False, cwd="/"
+            )  # fmt: skip
+            self.check(f"{user} opens supervisor's socket", done.returncode == 0, allowed)
+
+    def app_logins(self, file: dict[str, str]) -> None:
+        """Every login of an environment file lets in, and administers nothing."""
+        for name, value in file.items():
+            if not name.startswith("HOLDFAST_") or not name.endswith("_URL") or "@" not in value:
+                continue
+            url = urllib.parse.urlsplit(value.split(",")[0])
+            user, password = urllib.parse.unquote(url.username or ""), urllib.parse.unquote(url.password or "")
+            host, port = url.hostname or "", url.port or 0
+            if url.scheme.startswith("amqp"):
+                self.check(f"AMQP {host} as {user}", self.logs_in(host, port, user, password), True)
+                self.check(f"AMQP {host} as {user} with a wrong password", self.logs_in(host, port, user, "x"), False)
+                api = f"https://{host}:{self.options['rabbitmq']['management_port']}/api/overview"
+                self.check(f"management of {host} as {user}", self.get(api, (user, password)), 401)
+            elif url.scheme == "sentinel":
+                for node in self.options["redis"]["addresses"]:
+                    self.redis_login("Redis", node, self.options["redis"]["port"], user, password)
+        if "HOLDFAST_SENTINEL_USERNAME" in file:
+            password = urllib.parse.unquote(file["HOLDFAST_SENTINEL_PASSWORD"])
+            for node in self.options["sentinel"]["addresses"]:
+                port = self.options["sentinel"]["port"]
+                self.redis_login("Sentinel", node, port, file["HOLDFAST_SENTINEL_USERNAME"], password)
 
     def watch(self) -> None:
         """What Prometheus sees, and who is told."""
         want = self.options["watch"]
+        password = Path("/etc/prometheus/prometheus.password").read_text().strip()
 
         def prometheus(path: str, **query: str) -> Any:
             url = f"{want['url']}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-            return json.loads(self.ask(url, (want["user"], self.options["passwords"]["prometheus"]), "GET", None)[1])[
-                "data"
-            ]
+            return json.loads(self.ask(url, (want["user"], password), "GET", None)[1])["data"]
 
         def values(expression: str) -> list[Any]:
             return list(prometheus("query", query=expression)["result"])
@@ -287,12 +427,32 @@ class Audit:
         self.check("critical alerts", sorted(firing), [])
         told = len(prometheus("alertmanagers")["activeAlertmanagers"])
         self.check("Alertmanagers that are told", told, want["alertmanagers"])
-        self.check("the Redis exporter from outside", self.talk(9121, b"GET / HTTP/1.0\r\n\r\n", None, plain=True)[:6],
-                   "closed")  # fmt: skip
+        inside, outside = (
+            self.talk(9121, b"GET / HTTP/1.0\r\n\r\n", None, plain=True, address=address)[:6]
+            for address in ("127.0.0.1", self.address)
+        )
+        self.check("the Redis exporter from this host", inside, "HTTP/1")
+        self.check("the Redis exporter from outside", outside, "closed")
+
+    def flower(self) -> None:
+        """Flower's API is for whom Flower's page is."""
+        want = self.options["flower"]
+        api = f"https://{self.address}:{want['port']}/api"
+        login = settings(want["environment"])["FLOWER_BASIC_AUTH"]
+        user, _, password = login.partition(":")
+        self.check("Flower's API with its login", self.get(f"{api}/workers", (user, password)), 200)
+        for name, path, method in (("to read", "workers", "GET"), ("to stop a worker", "worker/shutdown/x", "POST")):
+            for whose, given in (("without a login", None), ("with a wrong password", (user, "wrong"))):
+                said = self.get(f"{api}/{path}", given, method, b"" if method == "POST" else None)
+                self.check(f"Flower's API {whose}, {name}", said, 401)
+        self.modern("Flower", want["port"])
 
     def metrics(self) -> None:
-        """Who may read the metrics of this host itself."""
-        self.closed("node_exporter", 9100, b"GET /metrics HTTP/1.0\r\n\r\n")
+        """Who may read the metrics of this host, and of its programs."""
+        words, own = b"GET /metrics HTTP/1.0\r\n\r\n", (self.tls["cert"], self.tls["key"])
+        for name, port in self.options["metrics"].items():
+            self.check(f"metrics of {name} for a certificate", self.talk(port, words, own)[:6], "HTTP/1")
+            self.closed(f"metrics of {name}", port, words)
 
     def command_lines(self) -> None:
         """Secrets that every user of this host could read in the list of processes."""
@@ -302,16 +462,25 @@ class Audit:
                 lines.append(path.read_bytes())
             except OSError:  # the process has ended
                 continue
-        shown = [name for name, secret in self.options["passwords"].items() if any(secret.encode() in x for x in lines)]
+        secrets = self.options["secrets"]
+        shown = [name for name, secret in secrets.items() if any(secret.encode() in line for line in lines)]
         self.check("secrets on a command line", shown, [])
 
     def files(self) -> None:
-        """Secrets that only their server reads."""
-        for name in self.options["secret_files"]:
-            path = Path(name)
-            if path.exists():
-                mode = stat.S_IMODE(path.stat().st_mode)
-                self.check(f"{name} is not for everybody", oct(mode), "no right for others", not mode & 0o007)
+        """Secrets and units: each is there, has its owner, and gives nobody more rights than designed."""
+        for want in self.options["files"]:
+            path = Path(want["path"])
+            if not path.exists():
+                if not want.get("optional"):
+                    self.check(f"{path} is there", "missing", "a file")
+                continue
+            found = path.lstat()
+            mode, most = stat.S_IMODE(found.st_mode), int(want["mode"], 8)
+            owner = f"{name_of(pwd.getpwuid, found.st_uid)}:{name_of(grp.getgrgid, found.st_gid)}"
+            fine = owner in (want["owner"], f"{want['owner']}:{owner.split(':')[1]}") and not mode & ~most
+            self.check(f"owner and mode of {path}", f"{owner} {mode:04o}", f"{want['owner']} {most:04o} or less", fine)
+            if "contains" in want:
+                self.check(f"{path} is encrypted", want["contains"] in path.read_text()[:200], True)
 
     def pages(self) -> None:
         """Pages that ask for a login."""
@@ -319,20 +488,36 @@ class Audit:
             status = self.get(page, None)
             self.check(f"{page} without a login", status, "401 or 403", status in (401, 403))
 
+    def door(self, door: dict[str, Any]) -> str:
+        """Return how a port answers; one of this host may be for this host alone."""
+        said = knock(door["address"], int(door["port"]))
+        return knock("127.0.0.1", int(door["port"])) if door["address"] == self.address and said != "open" else said
+
     def ports(self) -> None:
-        """Ports of other hosts that are not for this one."""
-
-        def knock(door: list[Any]) -> str:
-            try:
-                socket.create_connection((door[0], int(door[1])), 2).close()
-            except OSError:
-                return "closed"
-            return "open"
-
-        doors = self.options["forbidden_ports"]
+        """Ports of every host: those that are for this one are open; the others are closed, on a host that answers."""
+        doors = self.options["doors"]
         with ThreadPoolExecutor(32) as pool:  # a port that is dropped answers by silence
-            for door, found in zip(doors, pool.map(knock, doors), strict=True):
-                self.check(f"{door[0]}:{door[1]} from here", found, "closed")
+            answers = pool.map(self.door, doors)
+            found = list(zip(doors, answers, strict=True))
+        for host, address in self.options["neighbours"].items():
+            alive = any(said in ("open", "refused") for door, said in found if door["host"] == host) or (
+                knock(address, self.options["answering_port"]) in ("open", "refused")
+            )
+            self.check(f"{host} answers from here", alive, True)
+        for door, said in found:
+            name = f"{door['host']}:{door['port']}" + (" over IPv6" if ":" in door["address"] else "")
+            if door["open"]:
+                self.check(f"{name} from here, which may", said, "open")
+            else:
+                self.check(f"{name} from here", "closed" if said != "open" else said, "closed")
+
+
+def name_of(lookup: Callable[[int], Any], number: int) -> str:
+    """Return the name of a user or a group, or the number of one that has none."""
+    try:
+        return str(lookup(number)[0])
+    except KeyError:
+        return str(number)
 
 
 def main() -> None:
@@ -341,16 +526,20 @@ def main() -> None:
         argument_spec={
             "address": {"type": "str", "required": True},
             "audits": {"type": "list", "elements": "str", "required": True},
-            "tls": {"type": "dict", "required": True},
-            "passwords": {"type": "dict", "required": True, "no_log": True},
+            "tls": {"type": "dict", "default": {}},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
             "rabbitmq": {"type": "dict", "default": {}},
             "redis": {"type": "dict", "default": {}},
             "sentinel": {"type": "dict", "default": {}},
             "app": {"type": "dict", "default": {}},
             "watch": {"type": "dict", "default": {}},
-            "secret_files": {"type": "list", "elements": "str", "default": []},
+            "flower": {"type": "dict", "default": {}},
+            "metrics": {"type": "dict", "default": {}},
+            "files": {"type": "list", "elements": "dict", "default": []},
             "pages": {"type": "list", "elements": "str", "default": []},
-            "forbidden_ports": {"type": "list", "elements": "list", "default": []},
+            "doors": {"type": "list", "elements": "dict", "default": []},
+            "neighbours": {"type": "dict", "default": {}},
+            "answering_port": {"type": "int", "default": 22},
         },
         supports_check_mode=True,
     )

@@ -1,0 +1,68 @@
+"""The hosts that ``scripts/lab`` made and ``site`` has set up: commands on them, and what verify finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = os.environ.get("HOLDFAST_LAB", "holdfast-lab")
+INVENTORY = ROOT / os.environ.get("INVENTORY", "ansible/inventories/lab")
+
+
+def hosts(group: str) -> list[str]:
+    """Return the hosts of a group of the inventory, in its order; those of ``all`` are every host."""
+    everything = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["all"]
+    if group == "all":
+        return list(everything["hosts"])
+    found = everything["children"][group]
+    return [*found.get("hosts", {}), *(name for child in found.get("children", {}) for name in hosts(child))]
+
+
+def on(host: str, script: str) -> str:
+    """Run a shell script as root on a host and return what it prints.
+
+    Raises:
+        AssertionError: a command of it failed.
+    """
+    done = subprocess.run(
+        ["docker", "exec", f"{LAB}-{host}", "sh", "-ec", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{host}: {script}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def verify() -> set[str]:
+    """Run the playbook and return its findings as ``HOST: CHECK``."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "verify.json"
+        done = subprocess.run(
+            [ROOT / "scripts/play", "verify", "--extra-vars", f"verify_report={report}"],
+            env=os.environ | {"INVENTORY": str(INVENTORY)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert report.exists(), done.stdout + done.stderr
+        said = json.loads(report.read_text())
+    found = {
+        f"{host}: {check['check']}" for host, checks in said["hosts"].items() for check in checks if not check["ok"]
+    }
+    assert said["ok"] == (not found) == (done.returncode == 0), done.stdout
+    return found
+
+
+def matching(found: set[str], pattern: str) -> set[str]:
+    """Return the findings that a pattern describes from beginning to end."""
+    return {finding for finding in found if re.fullmatch(pattern, finding)}

@@ -1,0 +1,188 @@
+"""What verify finds on a host: a file, port or login that is not as designed, and a host that is down."""
+
+from __future__ import annotations
+
+import grp
+import importlib.util
+import os
+import pwd
+import socket
+import ssl
+import subprocess
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from .commands import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_spec = importlib.util.spec_from_file_location("audit", ROOT / "ansible/plugins/modules/audit.py")
+assert _spec
+assert _spec.loader
+audit = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(audit)
+
+USER, GROUP = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+OWNER = f"{USER}:{GROUP}"
+ADDRESS = "127.0.0.1"
+
+
+def wrong(group: str, **options: Any) -> list[str]:
+    """Return the names of the findings of one group of checks."""
+    looked = audit.Audit({"address": ADDRESS, "tls": {}} | options)
+    looked.attempt(getattr(looked, group))
+    return [check["check"] for check in looked.checks if not check["ok"]]
+
+
+def file(path: Path, mode: int, **want: Any) -> list[str]:
+    """Return the findings about a file with this mode."""
+    path.write_text("secret")
+    path.chmod(mode)
+    return wrong("files", files=[{"path": str(path), "owner": OWNER, "mode": "0640"} | want])
+
+
+def test_a_file_as_designed_or_with_fewer_rights_is_fine(tmp_path: Path) -> None:
+    assert file(tmp_path / "a", 0o640) == []
+    assert file(tmp_path / "a", 0o600) == []
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o4640])
+def test_a_file_with_more_rights_is_a_finding(tmp_path: Path, mode: int) -> None:
+    assert file(tmp_path / "a", mode) == [f"owner and mode of {tmp_path}/a"]
+
+
+@pytest.mark.parametrize("owner", ["nobody:nogroup", f"{USER}:nogroup", f"nobody:{GROUP}"])
+def test_a_file_of_somebody_else_is_a_finding(tmp_path: Path, owner: str) -> None:
+    assert file(tmp_path / "a", 0o640, owner=owner) == [f"owner and mode of {tmp_path}/a"]
+
+
+def test_a_missing_file_is_a_finding_unless_it_may_be_elsewhere(tmp_path: Path) -> None:
+    want = {"path": f"{tmp_path}/none", "owner": OWNER, "mode": "0640"}
+    assert wrong("files", files=[want]) == [f"{tmp_path}/none is there"]
+    assert wrong("files", files=[want | {"optional": True}]) == []
+
+
+def test_a_key_that_is_not_encrypted_is_a_finding(tmp_path: Path) -> None:
+    assert file(tmp_path / "a", 0o600, contains="ENCRYPTED") == [f"{tmp_path}/a is encrypted"]
+    assert file(tmp_path / "a", 0o600, contains="secret") == []
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server((ADDRESS, 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def nobody() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server((ADDRESS, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def doors(*ports: tuple[int, bool]) -> dict[str, Any]:
+    """Return the options that have these ports tried, each with whether it may be open."""
+    return {
+        "doors": [{"host": "other", "address": ADDRESS, "port": port, "open": may} for port, may in ports],
+        "neighbours": {"other": ADDRESS},
+        "answering_port": ports[0][0],
+    }
+
+
+def test_doors_as_designed_are_fine(listener: int, nobody: int) -> None:
+    assert wrong("ports", **doors((listener, True), (nobody, False))) == []
+
+
+def test_an_open_door_is_a_finding(listener: int) -> None:
+    assert wrong("ports", **doors((listener, False))) == [f"other:{listener} from here"]
+
+
+def test_a_door_that_does_not_open_for_whom_it_should_is_a_finding(nobody: int) -> None:
+    assert wrong("ports", **doors((nobody, True))) == [f"other:{nobody} from here, which may"]
+
+
+@pytest.mark.parametrize("answer", ["silent", "EHOSTUNREACH"])
+def test_a_host_that_is_down_is_a_finding_not_a_closed_door(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr(audit, "knock", lambda *_: answer)
+    assert wrong("ports", **doors((1, False))) == ["other answers from here"]
+
+
+def test_another_rule_or_password_of_a_redis_user_is_seen() -> None:
+    written = audit.rules(
+        "# users\n\nuser app on #aa resetchannels +get ~x (+del ~x)\nuser default off resetpass ~* +@all"
+    )
+    live = "user app on sanitize-payload #aa ~x resetchannels -@all +get (~x resetchannels -@all +del)\n{}"
+    default = "user default off sanitize-payload resetchannels ~* +@all"
+    assert audit.rules(live.format(default)) == written
+    for change in ("+get", "#aa", " ~x "):
+        assert audit.rules(live.format(default).replace(change, f"{change} +set ", 1)) != written
+    assert audit.rules(live.format(default.replace("off", "on nopass"))) != written
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> dict[str, str]:
+    """A certificate of an own authority, as the audit's option ``tls``."""
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+         "-subj", "/CN=x", "-addext", f"subjectAltName=IP:{ADDRESS}", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return {"ca": str(cert), "cert": str(cert), "key": str(key)}
+
+
+def serve(certificate: dict[str, str], oldest: ssl.TLSVersion, newest: ssl.TLSVersion, ciphers: str) -> socket.socket:
+    """Return a TLS server that makes handshakes until it is closed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate["cert"], certificate["key"])
+    context.set_ciphers(ciphers)
+    context.minimum_version, context.maximum_version = oldest, newest
+    server = socket.create_server((ADDRESS, 0))
+
+    def shake() -> None:
+        while True:
+            try:
+                link = server.accept()[0]
+            except OSError:
+                return
+            try:
+                context.wrap_socket(link, server_side=True).close()
+            except (ssl.SSLError, OSError):
+                link.close()
+
+    threading.Thread(target=shake, daemon=True).start()
+    return server
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "ciphers", "findings"),
+    [
+        (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3, "DEFAULT", []),
+        (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, "DEFAULT:@SECLEVEL=0", ["it speaks TLS 1.0 or 1.1"]),
+        (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2, "ALL:eNULL:@SECLEVEL=0", ["it takes a weak cipher"]),
+    ],
+)
+def test_an_old_version_and_a_weak_cipher_are_findings(
+    certificate: dict[str, str], oldest: ssl.TLSVersion, newest: ssl.TLSVersion, ciphers: str, findings: list[str]
+) -> None:
+    with serve(certificate, oldest, newest, ciphers) as server:
+        looked = audit.Audit({"address": ADDRESS, "tls": certificate})
+        looked.modern("it", server.getsockname()[1])
+    assert [check["check"] for check in looked.checks if not check["ok"]] == findings
+
+
+def test_a_host_is_told_no_secret_that_it_does_not_use() -> None:
+    """Only the application's hosts get what belongs to no server, and nobody gets what stays on the controller."""
+    of = yaml.safe_load((ROOT / "ansible/roles/verify/vars/main.yml").read_text())["verify_secrets_of"]
+    rest = of.pop("rest")
+    given = {name for names in of.values() for name in names}
+    assert given & set(rest) == set()
+    assert {"certificate_authority", "rabbitmq_admin"} <= set(rest)
+    passwords = yaml.safe_load((ROOT / "ansible/inventories/lab/group_vars/all/main.yml").read_text())
+    assert given | set(rest) <= set(passwords["holdfast_passwords"])
