@@ -111,6 +111,18 @@ def urls(name: str, schemes: tuple[str, ...]) -> str:
     return ";".join(listed)
 
 
+def flag(name: str) -> bool:
+    """Return whether the variable ``name`` says yes; not set, it says no.
+
+    Raises:
+        ImproperlyConfigured: it is neither ``yes`` nor ``no``.
+    """
+    text = os.environ.get(name, "").strip() or "no"
+    if text not in ("yes", "no"):
+        raise ImproperlyConfigured(f"{name} is {text!r}; allowed are yes and no.")
+    return text == "yes"
+
+
 def port(name: str) -> int | None:
     """Return the variable ``name`` as a TCP port, None when it is not set.
 

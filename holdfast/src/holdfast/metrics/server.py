@@ -1,18 +1,24 @@
-"""``/metrics`` on a small HTTP port, from a thread that shares no lock with the rest of the process."""
+"""``/metrics`` on a small HTTP port, from a thread that shares no lock with the rest of the process.
+
+With ``HOLDFAST_METRICS_TLS=yes`` the port speaks TLS with the files of ``HOLDFAST_TLS_*``, and answers only clients
+that show a certificate of the same authority, as Prometheus does.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import socketserver
+import ssl
 from threading import Thread
 from time import sleep
 from typing import TYPE_CHECKING, Any, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler
 
+from celery.exceptions import ImproperlyConfigured
 from typing_extensions import override
 
-from holdfast import extras
+from holdfast import environment, extras
 
 with extras.needed():
     from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, make_wsgi_app
@@ -22,6 +28,7 @@ with extras.needed():
     from holdfast.metrics import numbers
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterable
 
     from prometheus_client.registry import Collector
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PAUSE = 5.0  # seconds between two attempts to get the port
+SHAKE = 5.0  # seconds that a client may be silent where it has to prove itself
 TEXT = [("Content-Type", "text/plain")]
 
 
@@ -44,12 +52,16 @@ class Server(ThreadingWSGIServer):
         health: returns whether the process is healthy, and a sentence; None leaves out ``/healthz``.
 
     Raises:
-        OSError: the port is taken, or the address is not ours.
+        OSError: the port is taken, the address is not ours, or a file of the certificate cannot be read.
+        ImproperlyConfigured: TLS is wanted and a file is not named.
     """
 
     def __init__(
         self, address: str, port: int, *collectors: Collector, health: Callable[[], tuple[bool, str]] | None = None
     ) -> None:
+        self._tls = environment.flag("HOLDFAST_METRICS_TLS")
+        if self._tls:
+            _context()  # what is wrong with the files is said now
         super().__init__((address, port), _Quiet)
         self._health = health
         self._page = make_wsgi_app(_registry(collectors))
@@ -63,6 +75,21 @@ class Server(ThreadingWSGIServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
+
+    @override
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a client; the handshake is left to the thread that answers it."""
+        link, address = super().get_request()
+        if self._tls:
+            link.settimeout(SHAKE)
+            # the files are read each time: a renewed certificate needs no restart
+            link = _context().wrap_socket(link, server_side=True, do_handshake_on_connect=False)
+        return link, address
+
+    @override
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log a client that had no certificate, or left; by default it is a traceback on standard error."""
+        logger.debug("metrics: no answer to %s", client_address, exc_info=True)
 
     def start(self) -> None:
         """Answer from a background thread."""
@@ -95,7 +122,7 @@ def serve_when_free(address: str, port: int, *collectors: Collector) -> None:
         while True:
             try:
                 server = Server(address, port, *collectors)
-            except OSError as error:
+            except (OSError, ImproperlyConfigured) as error:
                 if not complained:
                     logger.warning(
                         "metrics: cannot listen on %s:%d (%s); trying again until it is free. Each program of a host "
@@ -111,6 +138,14 @@ def serve_when_free(address: str, port: int, *collectors: Collector) -> None:
                 server.serve_forever()
 
     Thread(target=run, name="metrics", daemon=True).start()
+
+
+def _context() -> ssl.SSLContext:
+    authority, certificate, key = (environment.required(f"HOLDFAST_TLS_{name}") for name in ("CA", "CERT", "KEY"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority)
+    context.load_cert_chain(certificate, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _registry(collectors: Iterable[Collector]) -> CollectorRegistry:

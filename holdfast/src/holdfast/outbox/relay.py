@@ -201,7 +201,7 @@ def serve(app: Celery, rows: Rows, metrics: str, *, batch: int, lease: float, po
         poll: seconds between two looks at an empty outbox.
 
     Raises:
-        click.ClickException: the address of the metrics is none, taken or not ours.
+        click.ClickException: the address of the metrics is none, taken or not ours, or its certificate cannot be read.
     """
     host, _, port = metrics.rpartition(":")
     if not port.isdecimal():
