@@ -147,7 +147,7 @@ def test_rabbitmq_starts_with_all_queues_users_and_no_plaintext_port(rabbitmq: S
                 "rabbitmqctl", "-q", "list_queues", "-p", "holdfast", "name", "type", "policy", "--formatter", "json"
             )
         )
-        return found if len(found) == 32 else []
+        return found if len(found) == 33 else []
 
     found = wait_until(queues, "all queues are declared", 90)
     assert {queue["type"] for queue in found} == {"quorum"}
