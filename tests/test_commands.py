@@ -115,6 +115,7 @@ def given() -> dict[str, Any]:
     return {
         "app": app,
         "book": lambda *_: "receipt",
+        "INSTALLED_APPS": [],
         "deliver": task,
         "engine": engine,
         "order": Row(),

@@ -141,7 +141,10 @@ def test_the_last_heartbeat_of_a_process_is_served_on_its_only_port(monkeypatch:
 
 
 def test_every_error_of_the_publisher_is_an_outcome() -> None:
-    kinds = {error.outcome for error in NotAcknowledged.__subclasses__()}
+    # a coroutine that was cancelled does not end its publish, which has an outcome of its own
+    kinds = {
+        error.outcome for error in NotAcknowledged.__subclasses__() if error.__module__ == NotAcknowledged.__module__
+    }
     assert kinds | {"acknowledged", "outbox"} == set(OUTCOMES)
 
 

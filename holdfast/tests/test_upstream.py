@@ -12,6 +12,7 @@ from pathlib import Path
 from pkgutil import walk_packages
 from typing import TYPE_CHECKING, Any
 
+import django_project  # noqa: F401 - configures Django, without which its part cannot be imported
 import pytest
 
 import holdfast
@@ -83,7 +84,8 @@ def _installed(use: Use) -> str:
 
 def overrides(module: str) -> Iterator[str]:
     """Yield what the classes of a module override in classes of upstream packages."""
-    ours = [one for one in vars(import_module(module)).values() if inspect.isclass(one)]
+    # the type, because isclass() makes a proxy such as shared_task's look for its application
+    ours = [one for one in vars(import_module(module)).values() if issubclass(type(one), type)]
     for one in ours:
         for base in one.__mro__:
             if not base.__module__.startswith("holdfast"):
@@ -129,7 +131,8 @@ def foreign_names(path: Path) -> set[str]:
             case ast.Subscript(value=ast.Call(func=ast.Name(id="vars")), slice=ast.Constant(value=str(name))):
                 used.add(name)
     private = {name for name in used if re.match(r"_[a-z]", name)}
-    return private - defined - {"_replace", "_asdict", "_fields"}  # of named tuples: public, in spite of the underscore
+    # of named tuples and of Django's models: public, in spite of the underscore
+    return private - defined - {"_replace", "_asdict", "_fields", "_meta"}
 
 
 def _path(module: str) -> Path:

@@ -104,6 +104,7 @@ LEDGER = (
             "connect": "(self)",
             "connection_for_read": "(self, heartbeat=)",
             "update_strategies": "(self)",
+            "on_connection_error_after_connected": "(self, exc)",
             "cancel_task_queue": "(self, queue)",
             "add_task_queue": "(self, queue, exchange=, exchange_type=, routing_key=, **options)",
             "create_task_handler": "(self, promise=)",
@@ -158,10 +159,23 @@ LEDGER = (
     Use(
         "celery.app.control:Control",
         by="holdfast.events",
-        why="takes the mailbox above",
-        until="the mailbox is chosen by a setting",
+        why="takes the mailbox above, and sends nothing where control is off",
+        until="the mailbox is chosen by a setting, and so is a control that sends nothing",
         names={
             "Mailbox": "class",
+            "broadcast": (
+                "(self, command, arguments=, destination=, connection=, reply=, timeout=, limit=, callback=, "
+                "channel=, pattern=, matcher=, **extra_kwargs)"
+            ),
+        },
+    ),
+    Use(
+        "celery",
+        by="holdfast.django.application",
+        why="tells the project's application from the one that Celery makes up",
+        until="Celery says whether an application was made by the project",
+        names={
+            "_state": ATTRIBUTE,
         },
     ),
     *_bootstep("holdfast.expired"),
