@@ -11,6 +11,7 @@ from ..stack import wait_until
 
 if TYPE_CHECKING:
     from ..servers import OwnRig, Servers
+    from .broker import Broker
 
 pytestmark = pytest.mark.stack
 
@@ -56,6 +57,17 @@ def test_behind_a_busy_worker_it_is_reported_when_it_is_due(own_rig: OwnRig) -> 
     assert own_rig.runs("again").total() == 1
     for queue in (own_rig.dead, own_rig.notices):
         assert own_rig.depth(queue) == (0, 0), queue
+
+
+def test_the_rendered_logins_suffice(own_rig: OwnRig, broker: Broker) -> None:
+    """Whoever publishes may send notices, workers included, and a worker may read them; all with the definitions."""
+    where = {"HOLDFAST_QUEUES": "default", "SCRATCH_NOTICES": "expired"}
+    with own_rig.worker(HOLDFAST_BROKER_URL=broker.url("worker"), **where) as worker:
+        own_rig.call(WAYS.format(busy=BUSY), HOLDFAST_BROKER_URL=broker.url("app"), **where)
+        assert own_rig.runs("end") == {}, "the only slot is still busy"
+        assert own_rig.runs("echo") == {"busy": 1}
+        assert worker.alive
+        assert "cannot be read" not in worker.text
 
 
 def test_a_task_that_runs_when_it_expires_is_not_reported(own_rig: OwnRig) -> None:
