@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,11 @@ def test_site(lab: Lab) -> None:
 
 def test_verify(lab: Lab) -> None:
     lab.play("verify")
+
+
+def test_guarded(lab: Lab) -> None:
+    """Doors, firewall, sandboxes and the database's TLS: the tests of tests/lab, which leave the hosts as they were."""
+    lab.run(sys.executable, "-m", "pytest", "--verbose", "tests/lab")
 
 
 def test_again(lab: Lab) -> None:
