@@ -207,6 +207,7 @@ def test_what_an_own_setting_decides_is_not_contradicted(own: dict[str, Any], ex
         ({"HOLDFAST_BROKER_URL": "http://a/b"}, "HOLDFAST_BROKER_URL: URL 1 of 1"),
         ({"HOLDFAST_SENTINEL_MASTER": ""}, "HOLDFAST_SENTINEL_MASTER is not set"),
         ({"HOLDFAST_TIME_LIMIT": "soon"}, "HOLDFAST_TIME_LIMIT is 'soon'"),
+        ({"HOLDFAST_SCHEDULE_URL": "sentinel://own.example/x"}, "HOLDFAST_SCHEDULE_URL: the database of URL 1"),
     ],
 )
 @pytest.mark.usefixtures("environment")
@@ -221,6 +222,22 @@ def test_a_wrong_environment_stops_no_import_and_every_use(
         with pytest.raises(ImproperlyConfigured, match=part):
             app.send_task("shop.mail")
     assert app.conf.timezone == "Europe/Berlin"
+
+
+@pytest.mark.usefixtures("environment")
+def test_an_unexpected_error_stops_every_use_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("odd")
+
+    def breaks() -> None:
+        raise error
+
+    monkeypatch.setattr(settings, "schedule", breaks)
+    app = install(new())
+    app.conf.timezone = "Europe/Berlin"
+    for use in (lambda: app.conf.broker_url, lambda: app.send_task("shop.mail")):
+        with pytest.raises(ImproperlyConfigured, match="ValueError: odd") as caught:
+            use()
+        assert caught.value.__cause__ is error
 
 
 @pytest.mark.usefixtures("environment")

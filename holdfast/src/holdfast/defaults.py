@@ -48,7 +48,14 @@ def _read(conf: Any) -> Mapping[str, Any]:
     try:
         return suited(conf)
     except ImproperlyConfigured as error:
-        return Wrong(error)  # whoever sends a signal logs what a receiver raises, and goes on
+        return Wrong(error)  # Celery, which sends the signal, would log what a receiver raises, and go on without it
+    except Exception as error:  # noqa: BLE001 - likewise: an application without any default would lose tasks
+        unexpected = ImproperlyConfigured(
+            f"The defaults of holdfast cannot be made: {type(error).__name__}: {error}. Allowed is what "
+            "docs/reference/variables.md says of the HOLDFAST_* variables: compare yours with it."
+        )
+        unexpected.__cause__ = error
+        return Wrong(unexpected)
 
 
 class Wrong(Mapping[str, Any]):

@@ -85,10 +85,11 @@ def names(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
 def urls(name: str, schemes: tuple[str, ...]) -> str:
     """Return the variable ``name``: one or more URLs, joined by ``;`` as Celery wants them.
 
-    All are of one of the ``schemes``, and each names a host.
+    All are of one of the ``schemes``, and each names a host. Of ``sentinel``, what follows the host is the number of a
+    database, 0 when nothing does.
 
     Raises:
-        ImproperlyConfigured: it is missing, a URL has another scheme or no host, or schemes are mixed.
+        ImproperlyConfigured: it is missing, a URL has another scheme, no host or an odd database, or schemes are mixed.
     """
     listed = split_urls(required(name))
     found = set()
@@ -104,6 +105,11 @@ def urls(name: str, schemes: tuple[str, ...]) -> str:
                 f"{name}: URL {number} of {len(listed)} is not of the form "
                 f"{' or '.join(f'{scheme}://user:password@host:port/name' for scheme in schemes)}. "
                 "Several URLs are joined by commas; special characters in a password are percent-encoded."
+            )
+        if parts.scheme == "sentinel" and not (parts.path.strip("/") or "0").isdecimal():
+            raise ImproperlyConfigured(
+                f"{name}: the database of URL {number} of {len(listed)} is no number; allowed are numbers from 0. "
+                "Write sentinel://user:password@host:port/0, or leave the last part out, which means 0."
             )
         found.add(parts.scheme)
     if len(found) > 1:
