@@ -44,14 +44,15 @@ def check_results(app: Celery) -> None:
     if app.conf.task_ignore_result or not isinstance(backend, RedisBackend):
         return
     key = backend.get_key_for_task(f"holdfast-start-{uuid.uuid4()}")
+    client = backend.client
     try:
-        backend.client.set(key, b"", ex=1)
+        client.set(key, b"", ex=1)
     except NoPermissionError as error:
         raise SystemExit(refusal("worker", "write results", error)) from error
     except (RedisError, OSError) as error:
         logger.warning("Whether this login may write results is not known: %r", error)
-    else:
-        backend.client.connection_pool.disconnect()  # children are forked from this process
+    finally:
+        client.connection_pool.disconnect()  # children are forked from this process, whatever the store answered
 
 
 def install(app: Celery) -> None:
