@@ -241,25 +241,7 @@ LEDGER = (
             "_announce_cancelled": "(self, emit_retry=)",
         },
     ),
-    Use(
-        "celery.bootsteps:Step",
-        by="holdfast.notices",
-        why="a step of the worker's blueprint",
-        until="never: bootsteps are Celery's way to extend a worker",
-        names={
-            "__init__": "(self, parent, **kwargs)",
-        },
-    ),
-    Use(
-        "celery.bootsteps:StartStopStep",
-        by="holdfast.notices",
-        why="a step of the worker's blueprint",
-        until="never: bootsteps are Celery's way to extend a worker",
-        names={
-            "start": "(self, parent)",
-            "stop": "(self, parent)",
-        },
-    ),
+    *_bootstep("holdfast.notices"),
     Use(
         "amqp.channel:Channel",
         by="holdfast.publisher.link",

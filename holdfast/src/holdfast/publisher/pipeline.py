@@ -51,7 +51,7 @@ class Outcome:
 
 
 class _Flight(Pending):
-    """A message of a bulk publish."""
+    """A message of a :class:`Pipeline` on its way: its attempts, and when the next one is due."""
 
     __slots__ = ("attempts", "due", "index", "link")
 
