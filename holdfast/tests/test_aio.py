@@ -18,6 +18,7 @@ from loop_stall import recorded
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from test_publisher_link import Peer, ack, silent
+from test_results import TROUBLES
 
 import holdfast
 from holdfast import aio, outbox, publisher
@@ -269,7 +270,8 @@ def test_without_confirms_the_task_is_published_as_celery_does() -> None:
 def test_an_eager_task_runs_and_the_loop_goes_on() -> None:
     app = app_of("amqp://u:p@127.0.0.1:1//")
     app.conf.task_always_eager = True
-    assert asyncio.run(aio.delay(app.tasks["add"], 1, 2)).get() == 3
+    result = asyncio.run(aio.delay(app.tasks["add"], 1, 2))
+    assert asyncio.run(aio.get(result, 5)) == 3
 
 
 def test_an_app_without_the_layer_is_refused() -> None:
@@ -313,8 +315,11 @@ class TestGet:
 
         async def run() -> Any:
             result = app.AsyncResult("some-id")
+            asked = threading.Event()
+            ready = result.ready
+            result.ready = lambda: (ready(), asked.set())[0]  # type: ignore[method-assign, func-returns-value]
             waiting = asyncio.create_task(aio.get(result, 20))
-            await asyncio.sleep(0.05)
+            await until(asked.is_set)
             app.backend.store_result("some-id", 42, "SUCCESS")
             return await waiting
 
@@ -327,6 +332,15 @@ class TestGet:
             asyncio.run(aio.get(app.AsyncResult("failed"), 5))
         with pytest.raises(ResultTimeout):
             asyncio.run(aio.get(app.AsyncResult("never"), 0.2))
+
+    @pytest.mark.parametrize("kind", TROUBLES)
+    def test_an_error_of_the_task_is_never_taken_for_one_of_the_wait(self, kind: type[Exception]) -> None:
+        app = app_of("memory://")
+        app.backend.store_result("failed", kind("the supplier does not answer"), "FAILURE")
+        with pytest.raises(kind, match="the supplier does not answer"):
+            asyncio.run(aio.get(app.AsyncResult("failed"), 2))
+        kept = asyncio.run(aio.get(app.AsyncResult("failed"), 2, propagate=False))
+        assert isinstance(kept, kind)
 
     def test_a_store_that_does_not_answer_stops_neither_the_loop_nor_the_deadline(self) -> None:
         app = app_of("memory://")

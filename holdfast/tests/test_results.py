@@ -13,6 +13,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from celery.exceptions import BackendGetMetaError
 from celery.exceptions import TimeoutError as ResultTimeout
+from celery.result import ResultSet
 from redis.exceptions import (
     BusyLoadingError,
     DataError,
@@ -171,6 +172,42 @@ def test_get_ends_at_its_deadline_and_says_why(app: Celery) -> None:
     with pytest.raises(ResultTimeout, match="no result of task id before the deadline: the store said"):
         results.get(app.AsyncResult("id"), 0.5)
     assert monotonic() - start < 2
+
+
+# what a task can raise that a store could raise as well
+TROUBLES = [TimeoutError, ConnectionError, FileNotFoundError, RedisTimeout, BackendGetMetaError]
+
+
+@pytest.fixture
+def in_memory() -> Celery:
+    """An app whose results are in this process."""
+    return Celery("results", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+
+@pytest.mark.parametrize("kind", TROUBLES)
+def test_an_error_of_the_task_is_no_trouble_with_the_store(in_memory: Celery, kind: type[Exception]) -> None:
+    store = in_memory.backend.store_result
+    store("failed", kind("the supplier does not answer"), "FAILURE")
+    store("good", 42, "SUCCESS")
+    result, good = in_memory.AsyncResult("failed"), in_memory.AsyncResult("good")
+    with pytest.raises(kind, match="the supplier does not answer"):
+        results.get(result, 2)
+    with pytest.raises(kind, match="the supplier does not answer"):
+        results.get(ResultSet([good, in_memory.AsyncResult("failed")], app=in_memory), 2)
+    kept = results.get(ResultSet([good, in_memory.AsyncResult("failed")], app=in_memory), 2, propagate=False)
+    assert kept[0] == 42
+    assert isinstance(kept[1], kind)
+
+
+def test_the_first_error_of_a_chain_is_raised(in_memory: Celery) -> None:
+    store = in_memory.backend.store_result
+    store("member", ConnectionError("first"), "FAILURE")
+    store("last", ValueError("second"), "FAILURE")
+    inner = in_memory.GroupResult("inner", [in_memory.AsyncResult("member")])
+    header = in_memory.GroupResult("header", [in_memory.AsyncResult("waits"), inner])
+    with pytest.raises(ConnectionError, match="first"):
+        results.get(in_memory.AsyncResult("last", parent=header), 2)
+    assert isinstance(results.get(in_memory.AsyncResult("last", parent=header), 2, propagate=False), ValueError)
 
 
 class _Handler(socketserver.StreamRequestHandler):

@@ -183,11 +183,14 @@ async def get(
     until = monotonic() + timeout
     step = waiting(result, until, interval, propagate)
     while True:
-        question = in_thread(lambda: ask(step))
-        try:
-            ended, value = await asyncio.wait_for(question, max(0.0, until - monotonic()) + GRACE)
-        except asyncio.TimeoutError:
-            raise ResultTimeout(f"no result of {result!r} before the deadline: the store does not answer") from None
+        question = asyncio.ensure_future(in_thread(lambda: ask(step)))
+        try:  # not wait_for, whose TimeoutError could as well be the task's own
+            await asyncio.wait({question}, timeout=max(0.0, until - monotonic()) + GRACE)
+            if not question.done():
+                raise ResultTimeout(f"no result of {result!r} before the deadline: the store does not answer")
+        finally:
+            question.cancel()
+        ended, value = question.result()
         if ended:
             return value
         await asyncio.sleep(value)

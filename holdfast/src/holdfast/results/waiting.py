@@ -11,7 +11,7 @@ from celery.result import ResultSet
 from redis.exceptions import RedisError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from celery.result import AsyncResult
 
@@ -60,16 +60,34 @@ def waiting(result: Any, until: float, interval: float, propagate: bool) -> Gene
         return values
     pause, trouble = 0.01, None
     while True:
+        ended: list[Any] = []
         try:
             if result.ready():
-                return result.get(timeout=0, propagate=propagate, disable_sync_subtasks=False)
+                ended = [one for one in (_line(result) if propagate else [result]) if one.ready()]
         except (BackendGetMetaError, RedisError, OSError) as error:
             trouble = error
+        if ended:  # outside the try: what a task raised, though it were an OSError, is no trouble with the store
+            values = [
+                one.get(timeout=0, propagate=propagate, follow_parents=False, disable_sync_subtasks=False)
+                for one in ended  # each has kept what the store said
+            ]
+            return values[-1]
         if monotonic() + pause > until:
             why = f"the store said: {trouble}" if trouble else "the task has not ended"
             raise ResultTimeout(f"no result of task {result.id} before the deadline: {why}") from trouble
         yield pause
         pause = min(pause * 1.5, interval)
+
+
+def _line(result: Any) -> Iterator[Any]:
+    """Yield the results of the tasks before a result, the first one first, then the result itself."""
+    if result.parent is not None:
+        yield from _line(result.parent)
+    if isinstance(result, ResultSet):
+        for one in result.results or ():
+            yield from _line(one)
+    else:
+        yield result
 
 
 def ask(step: Generator[float, None, Any]) -> tuple[bool, Any]:
