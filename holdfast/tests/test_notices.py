@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from amqp.exceptions import NotFound
@@ -13,7 +14,6 @@ from celery.app.task import Context
 from celery.concurrency.solo import TaskPool as SoloPool
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kombu.utils.encoding import ensure_bytes
 
 from holdfast.notices import AGAIN, OLD, Notices, claim, install
 from holdfast.publisher import Disconnected, NotAcknowledged, Policy, Refused, Unroutable
@@ -115,31 +115,48 @@ def test_a_publish_opens_no_link_for_a_notice() -> None:
 
 
 class Store(DurableSentinelBackend):
-    """The backend with a dict for a store."""
+    """The backend with a dict for a store.
 
-    def __init__(self) -> None:
+    Args:
+        extended: what is stored of a task says which attempt it is of.
+    """
+
+    def __init__(self, extended: bool = True) -> None:
+        app = Celery("unit", set_as_current=False)
+        app.conf.update(result_extended=extended, result_backend_transport_options={"master_name": "results"})
+        super().__init__(app=app, url="sentinel://192.0.2.1/0")
         self.keys: dict[Any, Any] = {}
         self.seconds: list[int] = []
-        self.revoked: list[str] = []
-        self.task_keyprefix, self.key_t = b"celery-task-meta-", ensure_bytes
-        self._down_until = 0.0
+
+    client = MagicMock()  # tells who waits
+
+    def get(self, key: Any) -> Any:
+        return self.keys.get(key)
+
+    def mget(self, keys: Any) -> Any:
+        return [self.keys.get(key) for key in keys]
 
     def _durable(self, *commands: tuple[Any, ...]) -> list[Any]:
         answers = []
         for name, key, *rest in commands:
-            if name == "SET":
-                value, nx, ex, seconds = rest
-                assert (nx, ex) == ("NX", "EX")
+            if name == "GET":
+                answers.append(self.keys.get(key))
+            elif rest[1] == "NX":
+                value, _, ex, seconds = rest
+                assert ex == "EX"
                 self.seconds.append(seconds)
                 answers.append(None if key in self.keys else "OK")
                 self.keys.setdefault(key, value)
             else:
-                answers.append(self.keys.get(key))
+                self.keys[key] = rest[0]
+                answers.append("OK")
         return answers
 
-    def store_revoked(self, contexts: Any, _why: str) -> frozenset[str]:
-        self.revoked += contexts
-        return frozenset(contexts)
+    def _tell(self, key: bytes, news: bytes) -> None:
+        self.keys[key] = news
+
+    def state(self, task_id: str) -> str:
+        return str(self.decode(self.keys[self.get_key_for_task(task_id)])["status"])
 
 
 def context(task_id: str = "t", retries: int = 0, expires: str = "2030-01-01T00:00:00+00:00") -> Context:
@@ -167,6 +184,54 @@ def test_a_task_that_is_sent_again_with_more_time_may_run() -> None:
     store = Store()
     assert store.revoke_unstarted([context()], "expired") == {"t"}
     store.claim_start(context(expires="2031-01-01T00:00:00+00:00"))
+
+
+ERRORS = dict.fromkeys(("FAILURE", "RETRY"), ValueError("no"))
+# what a worker that claims nothing leaves behind: what, the attempt it is of, and the attempt that the notice is of
+TRACES = [
+    ("SUCCESS", 0, 0),
+    ("FAILURE", 0, 0),
+    ("FAILURE", 1, 1),
+    ("STARTED", 0, 0),
+    ("STARTED", 2, 2),
+    ("STARTED", 1, 0),  # each attempt has a notice
+    ("RETRY", 0, 0),
+    ("PROGRESS", 1, 1),
+]
+
+
+@pytest.mark.parametrize(("state", "attempt", "noticed"), TRACES)
+def test_what_a_worker_started_without_a_claim_is_not_reported(state: str, attempt: int, noticed: int) -> None:
+    store = Store()
+    store.store_result("t", ERRORS.get(state), state, request=context(retries=attempt))
+    before = dict(store.keys)
+    assert store.revoke_unstarted([context(retries=noticed), context("u")], "expired") == {"u"}
+    assert (store.state("t"), store.state("u")) == (state, "REVOKED")
+    assert before.items() <= store.keys.items(), "what is there stays as it is"
+
+
+@pytest.mark.parametrize("state", ["STARTED", "RETRY"])
+def test_what_names_no_attempt_is_of_the_first_one(state: str) -> None:
+    store = Store(extended=False)
+    store.store_result("t", ERRORS.get(state), state, request=context())
+    assert store.revoke_unstarted([context()], "expired") == set()
+    assert store.revoke_unstarted([context(retries=1)], "expired") == {"t"}
+
+
+@pytest.mark.parametrize(
+    ("state", "request_", "noticed"), [("RETRY", context(), 1), ("STARTED", context(), 1), ("SENT", None, 0)]
+)
+def test_an_attempt_that_waits_is_reported_whatever_was_before(state: str, request_: Any, noticed: int) -> None:
+    store = Store()
+    store.store_result("t", ERRORS.get(state), state, request=request_)
+    assert store.revoke_unstarted([context(retries=noticed)], "expired") == {"t"}
+    assert store.state("t") == "REVOKED"
+
+
+def test_a_report_that_the_disks_did_not_confirm_is_written_again() -> None:
+    store = Store()
+    for _ in range(2):
+        assert store.revoke_unstarted([context()], "expired") == {"t"}
 
 
 def test_a_claim_outlasts_every_notice_that_counts() -> None:

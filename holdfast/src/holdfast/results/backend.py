@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery._state import get_current_task
 from celery.exceptions import BackendGetMetaError, TaskRevokedError
-from celery.states import READY_STATES, REVOKED, SUCCESS
+from celery.states import READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 from celery.utils.log import get_logger
 from celery.utils.time import maybe_iso8601
 from kombu.exceptions import DecodeError, EncodeError
@@ -165,12 +165,13 @@ class DurableSentinelBackend(ChordBackend):
             self._set_with_state(key, value, state)
         return result
 
-    def store_revoked(self, contexts: Mapping[str, Any], why: str) -> frozenset[str]:
+    def store_revoked(self, contexts: Mapping[str, Any], why: str, unstarted: bool = False) -> frozenset[str]:
         """Store for many tasks that they were revoked, with one confirmation of the replicas.
 
         Args:
             contexts: the request of each task, by task id.
             why: the reason.
+            unstarted: leave out those whose stored state says that the attempt has begun, or that the task has ended.
 
         Returns:
             The ids whose state is stored for good. What the store does not take in this way is left to
@@ -187,7 +188,10 @@ class DurableSentinelBackend(ChordBackend):
                 with suppress(EncodeError, DecodeError):
                     value = self._value(task_id, result, REVOKED, None, context)
                     kept = present[task_id]
-                    if kept and self.decode(kept)["status"] == SUCCESS:
+                    meta = self.decode(kept) if kept else {}
+                    if meta and unstarted and _began(meta, context):
+                        continue
+                    if meta.get("status") == SUCCESS:
                         value = kept  # written again: it may not be replicated
                     values[task_id] = self.get_key_for_task(task_id), value
             for some in _portions(values.values(), self.max_bytes):
@@ -219,6 +223,8 @@ class DurableSentinelBackend(ChordBackend):
     def revoke_unstarted(self, contexts: list[Any], why: str) -> frozenset[str]:
         """Store for many tasks that they were revoked, unless a worker has started them.
 
+        A worker that claims nothing (one of an earlier release, say) shows only in the states that it stores.
+
         Args:
             contexts: the request of each task.
             why: the reason.
@@ -231,7 +237,8 @@ class DurableSentinelBackend(ChordBackend):
         """
         with self._store(f"expiry of {len(contexts)} tasks"):
             claimed = self._claim(contexts, b"expired")
-        return self.store_revoked({context.id: context for context in claimed}, why) if claimed else frozenset()
+        by_id = {context.id: context for context in claimed}
+        return self.store_revoked(by_id, why, unstarted=True) if claimed else frozenset()
 
     def _claim(self, contexts: list[Any], what: bytes) -> list[Any]:
         """Write what becomes of tasks where nothing is written yet; return those of which it is so, for good."""
@@ -355,6 +362,20 @@ class DurableSentinelBackend(ChordBackend):
         except (RedisError, OSError, EncodeError) as error:
             raise BackendGetMetaError(f"task {task_id}: the result store cannot be read: {reason(error)}") from error
         return meta
+
+
+def _began(meta: Mapping[str, Any], context: Any) -> bool:
+    """Tell whether a stored state is of this attempt or a later one, or of the task's end.
+
+    Args:
+        meta: what is stored.
+        context: the request of the attempt.
+    """
+    status = meta["status"]
+    if status == REVOKED:  # written again: it may not be replicated
+        return False
+    unnamed = 0 if status in (STARTED, RETRY) else -1  # without result_extended no state names its attempt
+    return status in READY_STATES or (meta.get("retries", unnamed) or 0) >= (context.retries or 0)
 
 
 def _portions(pairs: Iterable[tuple[bytes, Any]], limit: int) -> Iterator[list[tuple[bytes, Any]]]:
