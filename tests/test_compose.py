@@ -93,7 +93,10 @@ def test_the_laptop_gets_the_published_ports_and_nothing_that_only_containers_ha
     monkeypatch.setenv("HOLDFAST_NET", "10.1.2")
     monkeypatch.setenv("HOLDFAST_ADDRESS", "127.0.0.9")
     urls = ",".join(f"amqp://app:pw@10.1.2.{number}:5672/holdfast" for number in init.AMQP)
-    found = init.laptop({"HOLDFAST_BROKER_URL": urls, "HOLDFAST_OUTBOX_URL": "x", "WEBHOOKS_DATABASE_URL": "x"})
+    only_there = dict.fromkeys(
+        ("HOLDFAST_APP", "HOLDFAST_IMPORTS", "HOLDFAST_OUTBOX_URL", "WEBHOOKS_DATABASE_URL"), "x"
+    )
+    found = init.laptop({"HOLDFAST_BROKER_URL": urls} | only_there)
     assert found == {
         "HOLDFAST_BROKER_URL": ",".join(f"amqp://app:pw@127.0.0.9:{port}/holdfast" for port in init.AMQP.values())
     }

@@ -82,6 +82,14 @@ def test_an_outage_of_the_brokers_loses_no_order_and_no_task(name: str, made: di
     assert json.loads(run(tmp_path, UNREACHABLE, *OUTBOX.get(name, ("holdfast", "outbox")), "status"))["waiting"] == 1
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_with_an_asyncio_engine_installs_what_it_runs_on(name: str) -> None:
+    """SQLAlchemy 2.0 brings greenlet on most platforms; 2.1 brings it with this extra alone."""
+    page = PAGES[name].read_text(encoding="utf-8")
+    installed = next(line for line in page.splitlines() if line.startswith("pip install"))
+    assert ("'sqlalchemy[asyncio]'" in installed) is ("sqlalchemy.ext.asyncio" in page)
+
+
 def test_a_publish_that_is_not_acknowledged_is_an_answer_of_the_endpoint(made: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(made["fastapi"], tmp_path, dirs_exist_ok=True)
     program = """

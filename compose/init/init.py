@@ -140,7 +140,7 @@ def laptop(inside: dict[str, str]) -> dict[str, str]:
     for number, port in AMQP.items():
         urls = urls.replace(f"@{network()}.{number}:5672", f"@{address}:{port}")
     kept = {name: value for name, value in inside.items() if name.startswith("HOLDFAST_")}
-    for only_there in ("HOLDFAST_IMPORTS", "HOLDFAST_OUTBOX_URL"):
+    for only_there in ("HOLDFAST_APP", "HOLDFAST_IMPORTS", "HOLDFAST_OUTBOX_URL"):
         kept.pop(only_there, None)
     return kept | {"HOLDFAST_BROKER_URL": urls}
 

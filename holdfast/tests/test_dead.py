@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from typing import Any
+from unittest.mock import MagicMock
 
+import click
 import pytest
 from amqp import Message
 from celery import Celery
@@ -137,3 +139,35 @@ def test_redis_has_no_dead_letter_queue(monkeypatch: pytest.MonkeyPatch) -> None
     result = CliRunner().invoke(dead.command, ["-A", "shop", "list"])
     assert result.exit_code == 1
     assert "Redis as the broker has no dead-letter queue" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "argument", "used"),
+    [
+        ("", None, None),
+        (" ", None, None),
+        ("amqp://operator:x@192.0.2.1/h,amqp://operator:x@192.0.2.2/h", None,
+         "amqp://operator:x@192.0.2.1/h;amqp://operator:x@192.0.2.2/h"),
+        ("amqp://operator:x@192.0.2.1/h", "amqp://other:x@192.0.2.3/h", "amqp://other:x@192.0.2.3/h"),
+    ],
+)  # fmt: skip
+def test_the_login_of_operators_comes_from_a_variable_of_its_own(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, variable: str, argument: str | None, used: str | None
+) -> None:
+    seen: list[str | None] = []
+    connection = MagicMock()
+    connection.transport.driver_type = "amqp"
+    monkeypatch.setattr(app, "connection_for_write", lambda urls: seen.append(urls) or connection)
+    monkeypatch.setenv("HOLDFAST_OPERATOR_URL", variable)
+
+    with dead.open_office(app, "dead", argument):
+        assert seen == [used]
+
+
+def test_a_wrong_url_of_the_operators_login_is_named_without_its_password(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_OPERATOR_URL", "redis://operator:secret@192.0.2.1/0")
+    with pytest.raises(click.ClickException, match="HOLDFAST_OPERATOR_URL: URL 1 of 1") as caught:
+        dead.open_office(app, "dead").__enter__()
+    assert "secret" not in str(caught.value)

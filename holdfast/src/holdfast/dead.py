@@ -25,6 +25,8 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from typing_extensions import override
 
+from holdfast import environment
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 PATIENCE: dict[str, Any] = {"max_retries": 3, "interval_start": 1, "interval_step": 1}  # seconds between attempts
 CONFIRM_TIMEOUT = 10.0  # seconds; above a leader election, which takes about 3
+OPERATOR_URL = "HOLDFAST_OPERATOR_URL"  # optional: a second login, so that publishing keeps the application's own
 REPLAY_HEADER = "holdfast-replay"  # how often an operator has replayed the message; survives Celery's retries
 DEATH_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 DEATH_PROPERTIES = ("expiration",)  # a replayed task must not expire on its way
@@ -166,7 +169,7 @@ class Office:
     def letters(self) -> Iterator[Letter]:
         """Fetch the letters one by one, each once; what is not acknowledged returns when the office closes."""
         count = self.channel.queue_declare(self.queue, passive=True).message_count
-        for _ in range(count):
+        for _ in range(max(count, 1)):  # of an empty queue, too: the broker refuses who may not read it
             raw = self.channel.basic_get(self.queue)
             if raw is None:
                 return
@@ -196,6 +199,20 @@ class Office:
         self.channel.basic_ack(letter.raw.delivery_tag)
 
 
+def operator_urls() -> str | None:
+    """Return the brokers with the login of ``HOLDFAST_OPERATOR_URL``, joined by semicolons; None when it is not set.
+
+    Raises:
+        click.ClickException: a URL of it is wrong.
+    """
+    if not os.environ.get(OPERATOR_URL, "").strip():
+        return None
+    try:
+        return environment.urls(OPERATOR_URL, ("amqp", "amqps"))
+    except ImproperlyConfigured as error:
+        raise click.ClickException(str(error)) from error
+
+
 @contextmanager
 def open_office(app: Celery, queue: str, urls: str | None = None) -> Iterator[Office]:
     """Connect to the first broker node that answers; at the end hand back all letters that are left.
@@ -203,12 +220,14 @@ def open_office(app: Celery, queue: str, urls: str | None = None) -> Iterator[Of
     Args:
         app: the application.
         queue: whose letters are handled.
-        urls: of the brokers with another login than the application's, joined by semicolons.
+        urls: of the brokers with another login than the application's, joined by semicolons; None for those of
+            ``HOLDFAST_OPERATOR_URL``, and where that is not set the application's own.
 
     Raises:
-        click.ClickException: the broker cannot be reached, has no such queue, or is Redis.
+        click.ClickException: the broker cannot be reached, refuses the login, has no such queue, or is Redis; or the
+            variable is wrong.
     """
-    connection = app.connection_for_write(urls)
+    connection = app.connection_for_write(urls or operator_urls())
     if connection.transport.driver_type != "amqp":
         raise click.ClickException("Redis as the broker has no dead-letter queue (docs/explanation/redis-broker.md).")
     with connection:
@@ -225,9 +244,11 @@ def open_office(app: Celery, queue: str, urls: str | None = None) -> Iterator[Of
         except AccessRefused as error:
             raise click.ClickException(
                 f"{error}\nfound:   the broker refuses this login the queue {queue}\n"
-                "allowed: a user who may consume and publish it: Holdfast's is `operator`\n"
-                "next:    load login-operator.env after app.env (on a host, as root, from /etc/holdfast); on the local "
-                "stack: docker compose run --rm operator holdfast dead list"
+                "allowed: a user who may read it and publish tasks: Holdfast's is `operator`\n"
+                "next:    in a terminal, load login-operator.env after app.env (on a host, as root, from "
+                "/etc/holdfast; on the local stack: docker compose run --rm operator holdfast dead list)\n"
+                f"         for Django's admin site, set {OPERATOR_URL} in the web process to the HOLDFAST_BROKER_URL "
+                "of that file; it can then also delete dead letters and stop workers"
             ) from error
         except (AMQPError, MessageNacked, OperationalError, OSError) as error:
             raise click.ClickException(
@@ -277,7 +298,11 @@ class Chosen(click.Command):
 @click.option("--queue", default="dead", show_default=True, help="The queue to work on: dead or unrouted.")
 @click.pass_context
 def command(context: click.Context, path: str, queue: str) -> None:
-    """Show the messages of the dead-letter queue; replay or discard them."""
+    """Show the messages of the dead-letter queue; replay or discard them.
+
+    HOLDFAST_OPERATOR_URL, if it is set, names the brokers with a login that may do so; otherwise the application's own
+    login needs the right.
+    """
     context.obj = lambda: open_office(load_app(path), queue)  # opened late: a help text needs no broker
 
 

@@ -10,8 +10,10 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from amqp import Message
 from amqp.exceptions import AccessRefused, NotAllowed
 from celery import Celery
+from click import ClickException
 
 from holdfast import routing
 from holdfast.dead import open_office
@@ -171,6 +173,36 @@ def test_the_logins_are_enough_for_their_roles(broker: Broker, tmp_path: Path) -
             office.replay(letter, None)
         process.wait_for("for good", 20, times=2)
     assert refusals(broker) == before
+
+
+def test_a_web_process_handles_dead_letters_only_with_a_second_login(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the admin site of Django does: the application keeps the login of publishers."""
+    app = Celery(broker=broker.url("app"), set_as_current=False)
+    app.conf.task_queues = routing.queues(("default", "critical"))
+    with app, broker.connect("admin") as connection:
+        channel = connection.channel()
+
+        def look() -> list[str]:
+            with open_office(app, "dead") as office:
+                return [letter.task_id for letter in office.letters()]
+
+        channel.queue_purge("dead")
+        with pytest.raises(ClickException, match=r"(?s)refused for user 'app'.*HOLDFAST_OPERATOR_URL"):
+            look()  # also while there is none
+        letter = Message("[[], {}, {}]", application_headers={"id": "dead", "task": "of nobody"}, delivery_mode=2)
+        channel.basic_publish(letter, exchange="dead", routing_key="default")
+        with pytest.raises(ClickException, match=r"(?s)refused for user 'app'.*HOLDFAST_OPERATOR_URL"):
+            look()
+
+        monkeypatch.setenv("HOLDFAST_OPERATOR_URL", broker.url("operator"))
+        wait_until(lambda: look() == ["dead"], "the letter is shown", 10)
+        with open_office(app, "dead") as office:
+            (found,) = office.letters()
+            office.replay(found, "default")
+        assert look() == []
+        assert channel.queue_purge("default") == 1, "it was published to its queue"
 
 
 @pytest.mark.parametrize("user", ["app", "worker", "flower", "monitor"])

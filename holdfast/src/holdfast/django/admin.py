@@ -11,6 +11,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.core.management.base import CommandError
 from django.http import HttpResponseRedirect
+from django.template.defaultfilters import linebreaksbr
 from django.template.response import TemplateResponse
 
 from holdfast import dead
@@ -113,7 +114,7 @@ class DeadLetterAdmin(ReadOnly):
                     return HttpResponseRedirect(request.get_full_path())
                 letters = [letter.summary() for letter in islice(office.letters(), SHOWN)]
         except click.ClickException as error:
-            self.message_user(request, error.format_message(), messages.ERROR)
+            self.message_user(request, linebreaksbr(error.format_message()), messages.ERROR)
         except CommandError as error:
             self.message_user(request, str(error), messages.ERROR)
         context = {
