@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from amqp import spec
@@ -14,6 +15,10 @@ from holdfast import expired as expired_module
 from holdfast.expired import ROW, WINDOW, Expired, _Together, past
 from holdfast.request import PutBack
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEAD_START = 0.2  # seconds for a thread that is not to wait; one that waits for its caller costs the test as much
 LATE = {"expires": "2020-01-01T00:00:00+00:00"}
 CONSUMER = {
     "initial_prefetch_count": 1,
@@ -40,6 +45,28 @@ class Timer:
         entries, self.entries = self.entries, []
         for _, function, args in entries:
             function(*args)
+
+
+class Threads:
+    """Runs what is due at once in a thread: before whoever asked goes on, unless it must not."""
+
+    def __init__(self) -> None:
+        self._threads: list[Thread] = []
+
+    def call_after(self, _seconds: float, function: Any) -> Any:
+        thread = Thread(target=function, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        thread.join(HEAD_START)
+        return thread
+
+    def cancel(self, _entry: Any) -> None:
+        pass
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 class Backend:
@@ -196,6 +223,17 @@ def test_all_that_wait_are_stored_with_one_confirmation_and_then_settled(
     c.timer.run()
     assert backend.calls == [["a", "b", "c"]]
     assert [one.how for one in requests] == ["settled, recorded: True"] * 3 + ["settled, recorded: False"]
+
+
+def test_a_timer_thread_that_is_faster_than_its_caller_settles_all(step: Expired, c: Any, backend: Backend) -> None:
+    c.timer, c.initial_prefetch_count = Threads(), 0
+    step = Expired(c)
+    step.start(c)
+    requests = [Request(backend, name) for name in "ab"]
+    for one in requests:
+        step.add(one)
+        c.timer.join()
+    assert all(one.how for one in requests)
 
 
 def test_what_the_store_takes_only_alone_is_stored_alone(step: Expired, c: Any, backend: Backend) -> None:
@@ -368,6 +406,61 @@ def test_acknowledging_together_settles_what_one_by_one_would(fates: list[str]) 
         expected[tag] = fate
     c.timer.run()
     assert broker.settled == expected
+
+
+@pytest.fixture
+def open_tags() -> Iterator[tuple[Broker, Threads, _Together]]:
+    """Return a channel with two open messages whose timer is a thread; at the end each one is settled."""
+    broker, timer = Broker(), Threads()
+    together = _Together(broker, SimpleNamespace(**CONSUMER, timer=timer))
+    broker.unsettled |= {1, 2}
+    for tag in broker.unsettled:
+        together.given(tag)
+    yield broker, timer, together
+    timer.join()
+    assert not broker.unsettled
+
+
+def test_a_timer_thread_may_be_faster_than_what_it_acknowledges(open_tags: tuple[Broker, Threads, _Together]) -> None:
+    _, timer, together = open_tags
+    for tag in (1, 2):
+        together.basic_ack(tag)
+        timer.join()
+
+
+def test_a_timer_thread_that_acknowledges_misses_no_message(open_tags: tuple[Broker, Threads, _Together]) -> None:
+    _, timer, together = open_tags
+
+    class Slow(set[int]):
+        def add(self, tag: int) -> None:
+            timer.call_after(0, together._acknowledge)
+            super().add(tag)
+
+    together._settled = Slow({1})
+    together._unsettled.discard(1)
+    together.basic_ack(2)
+
+
+@pytest.mark.parametrize("fate", ["reject", "nack"])
+def test_a_timer_thread_acknowledges_no_message_that_is_returned(
+    open_tags: tuple[Broker, Threads, _Together], monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    broker, _, together = open_tags
+    monkeypatch.setattr(together._c, "timer", Timer())
+    together.basic_ack(2)
+    settle = broker._settle
+
+    def slow(tag: int, how: str) -> None:
+        if how == fate:
+            together._c.timer.run()
+        settle(tag, how)
+
+    monkeypatch.setattr(broker, "_settle", slow)
+    if fate == "nack":
+        together.send_method(spec.Basic.Nack, "Lbb", (1, False, True))
+    else:
+        together.basic_reject(1, requeue=False)
+    assert broker.settled == {1: fate, 2: "ack"}
 
 
 def test_a_batch_is_acknowledged_with_one_frame() -> None:

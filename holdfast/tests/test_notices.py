@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from celery.concurrency.solo import TaskPool as SoloPool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.notices import AGAIN, OLD, Notices, claim, install
+from holdfast.notices import AGAIN, OLD, WAIT, Notices, claim, install
 from holdfast.publisher import Disconnected, NotAcknowledged, Policy, Refused, Unroutable
 from holdfast.publisher.attempt import Cluster
 from holdfast.publisher.link import Suspected
@@ -421,6 +422,29 @@ def test_a_store_that_is_away_is_asked_again(c: Any) -> None:
     c.backend.error = None
     assert c.timer.run() == AGAIN
     assert (c.backend.asked, c.channel.acknowledged) == ([["x"]], ["x"])
+
+
+@pytest.mark.usefixtures("step")
+def test_a_notice_that_waits_delays_no_fresh_one(c: Any) -> None:
+    c.channel.hand_out(notice("early", due=60))
+    c.timer.run()
+    c.channel.hand_out(notice("x"))
+    assert c.timer.run() == WAIT
+    assert (c.backend.asked, c.channel.acknowledged) == ([["x"]], ["x"])
+    assert c.timer.run() == AGAIN
+
+
+def test_a_notice_that_arrives_while_a_timer_thread_reports_is_not_forgotten(c: Any, step: Notices) -> None:
+    class Outrun(deque[Any]):
+        def append(self, message: Any) -> None:
+            if message.delivery_tag == "y":
+                c.timer.run()
+            super().append(message)
+
+    step._batch = Outrun()
+    c.channel.hand_out(notice("x"), notice("y"))
+    c.timer.run()
+    assert c.channel.acknowledged == ["x", "y"]
 
 
 @pytest.mark.usefixtures("step")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from contextlib import suppress
 from datetime import datetime, timezone
+from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from celery.utils.time import maybe_iso8601
 from kombu import Consumer as MessageConsumer
 
 from holdfast.request import record
+from holdfast.wakeup import WakeUp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,12 +50,12 @@ class Expired(bootsteps.StartStopStep):
         self._c = c
         self._channel: Any = None
         self._together: _Together
+        self._wake = WakeUp(c.timer, self._settle)
         self._forget()
 
     def _forget(self) -> None:
         self._batch: deque[Request] = deque()  # without an event loop the timer is a thread of its own
         self._recorded: deque[Request] = deque()
-        self._timer: Any = None
         self._rows: Counter[str] = Counter()
         self._open: dict[str, float] = {}  # when the last expired message of a queue with a window came
 
@@ -67,8 +69,7 @@ class Expired(bootsteps.StartStopStep):
 
     def stop(self, c: Any) -> None:
         """Settle nothing more; the connection is gone or going."""
-        if self._timer is not None:
-            c.timer.cancel(self._timer)
+        self._wake.cancel()
         for queue in tuple(self._open):
             with suppress(*c.connection_errors, *c.channel_errors):
                 self.close_window(queue)  # of a worker that ends, and stays connected until its tasks have ended
@@ -87,18 +88,9 @@ class Expired(bootsteps.StartStopStep):
         """
         self._batch.append(request)
         full = WINDOW if self._open else min(self._c.initial_prefetch_count or WINDOW, WINDOW)
-        if len(self._batch) >= full:
-            self._wake(0)
-        elif self._timer is None:
-            self._wake(WAIT)
-
-    def _wake(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._c.timer.cancel(self._timer)
-        self._timer = self._c.timer.call_after(seconds, self._settle)
+        self._wake.within(0 if len(self._batch) >= full else WAIT)
 
     def _settle(self) -> None:
-        self._timer = None
         batch = [self._batch.popleft() for _ in range(len(self._batch))]
         self._recorded.extend(record(batch))
         until = monotonic() + TURN
@@ -111,7 +103,7 @@ class Expired(bootsteps.StartStopStep):
             except Exception as error:  # noqa: BLE001 - as of any message: it must not end the worker
                 self._c.on_decode_error(request.message, error)
         if self._recorded:
-            self._wake(0)
+            self._wake.within(0)
 
     # -- the window
 
@@ -189,6 +181,7 @@ class _Together:
     def __init__(self, channel: Any, c: Any) -> None:
         self._channel = channel
         self._c = c
+        self._lock = Lock()  # without an event loop the timer is a thread of its own
         self._unsettled: set[int] = set()  # tags; what stands in none of the two is settled
         self._settled: set[int] = set()
 
@@ -201,29 +194,38 @@ class _Together:
         Args:
             tag: its delivery tag.
         """
-        self._unsettled.add(tag)
+        with self._lock:
+            self._unsettled.add(tag)
 
     def basic_ack(self, tag: int, multiple: bool = False) -> None:  # noqa: ARG002 - kombu's parameters; never True here
         """Acknowledge a message with the others that are due."""
-        if not self._settled:
+        with self._lock:
+            first = not self._settled
+            self._settled.add(tag)
+            self._unsettled.discard(tag)
+        if first:
             self._c.timer.call_after(0, self._acknowledge)
-        self._settled.add(tag)
-        self._unsettled.discard(tag)
 
     def basic_reject(self, tag: int, requeue: bool) -> None:
         """Reject a message at once."""
-        self._unsettled.discard(tag)
         self._channel.basic_reject(tag, requeue=requeue)
+        self._close(tag)
 
     def send_method(self, method: Any, layout: str, values: tuple[Any, ...]) -> None:
         """Send a ``basic.nack`` at once."""
-        self._unsettled.discard(values[0])
         self._channel.send_method(method, layout, values)
+        self._close(values[0])
+
+    def _close(self, tag: int) -> None:
+        """Forget a message once the broker was told of it: until then no later one may be acknowledged with it."""
+        with self._lock:
+            self._unsettled.discard(tag)
 
     def _acknowledge(self) -> None:
         """Acknowledge all that came before the oldest message that is still open, and what is left one by one."""
-        settled, self._settled = self._settled, set()
-        oldest = min(tuple(self._unsettled), default=max(settled) + 1)
+        with self._lock:
+            settled, self._settled = self._settled, set()
+            oldest = min(self._unsettled, default=max(settled) + 1)
         before = {tag for tag in settled if tag < oldest}
         with suppress(*self._c.connection_errors, *self._c.channel_errors):  # then they are handed out again
             if before:

@@ -7,6 +7,7 @@ key in the result store decides: whoever comes first, the process that starts th
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from dateutil.parser import isoparse  # type: ignore[import-untyped]  # Celery r
 
 from holdfast.request import PutBack
 from holdfast.startup import at_start
+from holdfast.wakeup import WakeUp
 
 if TYPE_CHECKING:
     from celery import Celery, Task
@@ -47,8 +49,8 @@ class Notices(bootsteps.StartStopStep):
         super().__init__(c)
         self._c = c
         self._queue = None if isinstance(c.pool, SoloPool) else c.app.conf.get(SETTING)
-        self._timer: Any = None
-        self._batch: list[Any] = []
+        self._wake = WakeUp(c.timer, self._settle)
+        self._batch: deque[Any] = deque()  # without an event loop the timer is a thread of its own
 
     def start(self, c: Any) -> None:
         """Begin with a fresh connection; what was received over the last one is handed out again."""
@@ -68,26 +70,19 @@ class Notices(bootsteps.StartStopStep):
                 SETTING,
             )
 
-    def stop(self, c: Any) -> None:
+    def stop(self, c: Any) -> None:  # noqa: ARG002 - Celery's parameter
         """Settle nothing more; the connection is gone or going."""
-        if self._timer is not None:
-            c.timer.cancel(self._timer)
-        self._timer = None
-        self._batch = []
+        self._wake.cancel()
+        self._batch.clear()
 
     shutdown = stop
 
     def _received(self, message: Any) -> None:
         self._batch.append(message)
-        self._wake(WAIT)
-
-    def _wake(self, seconds: float) -> None:
-        if self._timer is None:
-            self._timer = self._c.timer.call_after(seconds, self._settle)
+        self._wake.within(WAIT)
 
     def _settle(self) -> None:
-        self._timer = None
-        batch, self._batch = self._batch, []
+        batch = [self._batch.popleft() for _ in range(len(self._batch))]
         now = datetime.now(timezone.utc)
         due: dict[Any, list[tuple[Any, Context]]] = {}
         for message in batch:
@@ -104,14 +99,14 @@ class Notices(bootsteps.StartStopStep):
         for backend, some in due.items():
             self._store(backend, some)
         if self._batch:
-            self._wake(AGAIN)
+            self._wake.within(AGAIN)
 
     def _store(self, backend: Any, some: list[tuple[Any, Context]]) -> None:
         try:
             stored = backend.revoke_unstarted([context for _, context in some], "expired")
         except PutBack as error:
             logger.warning("Expired tasks are reported later: %s", error.reason)
-            self._batch += [message for message, _ in some]
+            self._batch.extend(message for message, _ in some)
             return
         except Exception as error:  # noqa: BLE001 - whatever a notice contains, it must not end the worker
             logger.warning("Expired tasks are reported when a worker receives them: %r", error)
