@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+from kombu.transport import memory
 
 import drill  # noqa: F401 - as above
 import holdfast  # noqa: F401 - as above
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
 
 settings.register_profile("holdfast", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("holdfast")
@@ -23,3 +25,10 @@ settings.load_profile("holdfast")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the test of upstream internals first: after an upgrade it names what makes the others fail."""
     items.sort(key=lambda item: item.path.name != "test_upstream.py")
+
+
+@pytest.fixture(autouse=True)
+def empty_memory_broker() -> Iterator[None]:
+    """Leave no message behind: the queues of ``memory://`` belong to the process, whatever application uses them."""
+    yield
+    memory.Channel.queues.clear()
