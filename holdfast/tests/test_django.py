@@ -241,17 +241,16 @@ def test_the_admin_site_shows_dead_letters_and_replays_the_chosen_ones(
 def test_a_process_with_the_login_of_publishers_is_told_which_one_it_needs(
     admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also while the queue is empty: the page would otherwise say that there are none."""
     monkeypatch.setattr("celery._state.get_current_app", lambda: app)
     connection = MagicMock()
     connection.transport.driver_type = "amqp"
-    connection.channel().queue_declare().message_count = 0
-    connection.channel().basic_get.side_effect = AccessRefused("<read> refused for user 'app'")
+    connection.channel().queue_declare.side_effect = AccessRefused("<queue> refused for user 'app'")
     monkeypatch.setattr(app, "connection_for_write", lambda _: connection)
 
     page = admin.get("/admin/holdfast/deadletter/").content.decode()
 
-    assert "&lt;read&gt; refused for user &#x27;app&#x27;<br>found:" in page
+    assert "None." not in page, "nobody knows"
+    assert "&lt;queue&gt; refused for user &#x27;app&#x27;<br>found:" in page
     assert "set HOLDFAST_OPERATOR_URL in the web process" in page
     with pytest.raises(CommandError, match=r"load login-operator\.env after app\.env"):
         call_command("dead", "list")

@@ -169,7 +169,7 @@ class Office:
     def letters(self) -> Iterator[Letter]:
         """Fetch the letters one by one, each once; what is not acknowledged returns when the office closes."""
         count = self.channel.queue_declare(self.queue, passive=True).message_count
-        for _ in range(max(count, 1)):  # of an empty queue, too: the broker refuses who may not read it
+        for _ in range(count):
             raw = self.channel.basic_get(self.queue)
             if raw is None:
                 return

@@ -106,7 +106,7 @@ class DeadLetterAdmin(ReadOnly):
         may = self.has_change_permission if request.method == "POST" else self.has_view_permission
         if not may(request):
             raise PermissionDenied
-        letters: list[dict[str, Any]] = []
+        letters: list[dict[str, Any]] | None = None  # unknown: an empty table would say that there are none
         try:
             with dead.open_office(application(), "dead") as office:
                 if request.method == "POST":
