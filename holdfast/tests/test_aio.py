@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import threading
 from contextlib import contextmanager
+from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import pytest
 from celery import Celery, chain, group
@@ -22,13 +25,15 @@ from test_results import TROUBLES
 
 import holdfast
 from holdfast import aio, outbox, publisher
-from holdfast.aio.dispatch import GRACE
+from holdfast.aio.dispatch import GRACE, Call
 from holdfast.outbox.table import outbox as table
-from holdfast.publisher import Nacked, NotAcknowledged, TimedOut, Unreachable
+from holdfast.publisher import Disconnected, Nacked, NotAcknowledged, TimedOut, Unreachable
+from holdfast.publisher.many import wires_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from weakref import ReferenceType
 
     from test_publisher_link import Session
 
@@ -139,6 +144,38 @@ def test_a_cancelled_call_says_whether_a_broker_may_have_it(sent: bool) -> None:
         assert ("id-0002" in ids(node)) is sent
 
 
+def test_a_call_cancelled_while_its_message_is_built_is_never_sent() -> None:
+    from celery.signals import before_task_publish
+
+    building, release = threading.Event(), threading.Event()
+
+    def hold(**_: object) -> None:
+        building.set()
+        release.wait(30)
+
+    with scripted(ack) as (_, add, (node,)):
+
+        async def run() -> NotAcknowledged | None:
+            first = asyncio.create_task(aio.apply_async(add, (1,), task_id="id-0001"))
+            await until(building.is_set)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await first
+            release.set()
+            await aio.apply_async(add, (2,), task_id="id-0002")
+            return aio.verdict(caught.value)
+
+        before_task_publish.connect(hold)
+        try:
+            known = asyncio.run(run())
+        finally:
+            release.set()
+            before_task_publish.disconnect(hold)
+        assert known is not None
+        assert not known.maybe_published
+        assert ids(node) == ["id-0002"]
+
+
 def test_a_timeout_of_asyncio_stays_one_and_tells_what_is_known() -> None:
     with scripted(silent, deadline=3.0, attempt=3.0) as (_, add, (node,)):
 
@@ -156,6 +193,22 @@ def test_a_timeout_of_asyncio_stays_one_and_tells_what_is_known() -> None:
             with pytest.raises(TimeoutError) as caught:
                 await call()
             await expiring[0]
+            return aio.verdict(caught.value)
+
+        known = asyncio.run(run())
+        assert isinstance(known, aio.PublishCancelled)
+        assert known.maybe_published
+
+
+def test_a_timeout_of_wait_for_tells_what_is_known() -> None:
+    """The form for Python 3.10, which has no ``asyncio.timeout``."""
+    with scripted(silent, deadline=3.0, attempt=3.0) as (_, add, (node,)):
+
+        async def run() -> NotAcknowledged | None:
+            publishing = asyncio.create_task(aio.delay(add, 1))
+            await until(lambda: node.published)
+            with pytest.raises(asyncio.TimeoutError) as caught:
+                await asyncio.wait_for(publishing, 0.01)
             return aio.verdict(caught.value)
 
         known = asyncio.run(run())
@@ -212,6 +265,102 @@ def test_many_signatures_have_an_outcome_each_in_their_order() -> None:
         assert len(node.published) == 249
 
 
+def test_what_is_known_of_each_message_outlives_the_deadline_of_its_part() -> None:
+    release = threading.Event()
+
+    def script(session: Session, tag: int) -> None:
+        session.ack(tag) if tag < 4 else session.nack(tag)
+
+    with scripted(script) as (app, add, (node,)):
+        publisher.publisher_of(app).fallback = lambda _: release.wait(30)  # type: ignore[assignment, return-value]
+
+        async def run() -> tuple[list[Any], list[Any]]:
+            signatures = [add.s(n).set(task_id=f"id-{n:04}") for n in range(6)]
+            outcomes = await aio.publish_many(app, signatures, window=2, deadline=0.3)
+            return outcomes, await aio.publish_many(app, signatures[4:], deadline=0.1)
+
+        try:
+            stuck, waiting = asyncio.run(run())
+        finally:
+            release.set()
+        assert [outcome.index for outcome in stuck] == list(range(6))
+        assert [outcome.task_id for outcome in stuck] == [f"id-{n:04}" for n in range(6)]
+        assert [outcome.acknowledged for outcome in stuck] == [True, True, True, False, False, False]
+        assert [type(outcome.error) for outcome in stuck[3:]] == [TimedOut] * 3
+        assert [outcome.error.maybe_published for outcome in stuck[3:]] == [True, False, False]
+        assert [outcome.error.maybe_published for outcome in waiting] == [False, False]
+        assert [outcome.error.task_id for outcome in waiting] == ["id-0004", "id-0005"]
+        aio.dispatch.close(app)
+        assert set(ids(node)) == {f"id-{n:04}" for n in range(4)}, "what was given up is never sent"
+
+
+def test_what_is_known_of_each_message_outlives_a_failure_of_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(lambda session, tag: session.ack(tag) if tag < 3 else session.nack(tag)) as (app, add, _):
+
+        def fail(*_: object) -> bool:
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(publisher.publisher_of(app), "store", fail)
+        outcomes = asyncio.run(aio.publish_many(app, [add.s(n) for n in range(3)], deadline=0.5))
+        assert [outcome.acknowledged for outcome in outcomes] == [True, True, False]
+        assert isinstance(outcomes[2].error, Disconnected)
+        assert outcomes[2].error.maybe_published
+        assert outcomes[2].error.task_id == outcomes[2].task_id
+
+
+def test_a_loop_that_is_closed_is_not_kept() -> None:
+    with scripted(ack) as (_, add, _nodes):
+
+        async def run() -> ReferenceType[asyncio.AbstractEventLoop]:
+            await aio.delay(add, 1)
+            return ref(asyncio.get_running_loop())
+
+        loops = [asyncio.run(run()) for _ in range(3)]
+        gc.collect()
+        assert [loop() for loop in loops] == [None] * 3
+
+
+def test_a_call_that_comes_after_the_end_is_published_by_the_next_thread() -> None:
+    release = threading.Event()
+    with scripted(lambda session, tag: release.wait(30) and session.ack(tag)) as (app, add, (node,)):
+        ending = threading.Thread(target=aio.dispatch.close, args=[app])
+
+        async def run() -> None:
+            dispatcher = aio.dispatch.dispatcher_of(app)
+            assert dispatcher is not None
+            first = asyncio.create_task(aio.apply_async(add, (1,), task_id="id-0001"))
+            await until(lambda: node.published)
+            ending.start()
+            await until(lambda: dispatcher._closed or dispatcher._calls.qsize())  # the next call comes behind the end
+            second = asyncio.create_task(late(dispatcher))
+            await asyncio.sleep(0)
+            release.set()
+            await asyncio.gather(first, second)
+            await asyncio.to_thread(ending.join)
+            await late(dispatcher)
+
+        async def late(dispatcher: Any) -> None:
+            signature = add.s(2).set(task_id="id-0002")
+            call = Call(lambda templates: wires_of(app, templates, signature), copy_context(), ["id-0002"], 5.0)
+            assert [outcome.error for outcome in await dispatcher.publish(call)] == [None]
+
+        asyncio.run(run())
+        assert ids(node) == ["id-0001", "id-0002", "id-0002"]
+
+
+def test_a_close_between_two_parts_ends_neither() -> None:
+    with scripted(ack) as (app, add, (node,)):
+
+        def signatures() -> Iterator[Any]:
+            yield add.s(1)
+            aio.dispatch.close(app)
+            yield add.s(2)
+
+        outcomes = asyncio.run(aio.publish_many(app, signatures(), window=1, deadline=2.0))
+        assert [outcome.acknowledged for outcome in outcomes] == [True, True]
+        assert len(node.published) == 2
+
+
 def test_a_canvas_returns_its_result_when_all_of_it_is_acknowledged() -> None:
     with scripted(ack) as (_, add, (node,)):
 
@@ -230,6 +379,31 @@ def test_options_of_signature_and_call_reach_the_message() -> None:
         assert asyncio.run(aio.delay(signature)).id == "id-0007"
         assert asyncio.run(aio.apply_async(add.s(), (1,), {"y": 2}, task_id="id-0008")).id == "id-0008"
         assert ids(node) == ["id-0007", "id-0008"]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"deadline": 0.2, "confirm_timeout": 30.0, "timeout": 30.0},
+        {"deadline": 0.0, "confirm_timeout": 30.0},
+        {"confirm_timeout": 0.2, "timeout": 30.0},
+        {"timeout": 0.2},
+    ],
+)
+def test_the_first_limit_counts_and_none_is_an_option_of_the_message(limits: dict[str, Any]) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def route(_name: str, _args: object, _kwargs: object, options: dict[str, Any], **_: object) -> None:
+        seen.append(dict(options))
+
+    with scripted(silent) as (app, add, _):
+        app.conf.task_routes = [route]
+        started = monotonic()
+        with pytest.raises(NotAcknowledged):
+            asyncio.run(aio.apply_async(add, (1,), **limits))
+        assert monotonic() - started < 10
+        assert seen
+        assert not {name for options in seen for name in options} & {"deadline", "confirm_timeout", "timeout"}
 
 
 def test_context_variables_of_the_coroutine_hold_while_its_message_is_built() -> None:

@@ -67,7 +67,8 @@ async def delay(task: Task[Any, Any] | Signature[Any], *args: Any, **kwargs: Any
         The result, as ``task.delay`` returns it; await :func:`get` for its value.
 
     Raises:
-        NotAcknowledged: the kind says why; ``maybe_published`` whether a broker may have it.
+        NotAcknowledged: the kind says why; ``maybe_published`` whether a broker may have it, or the fallback may still
+            store it.
         CancelledError: the coroutine was cancelled; :func:`verdict` says whether a broker may have it.
         Exception: the message cannot be built (arguments, serializer, queue); as ``task.delay`` raises.
     """
@@ -97,13 +98,13 @@ async def apply_async(
         The result; of a chain its last task, of a chord its body, of a group a ``GroupResult``.
 
     Raises:
-        NotAcknowledged: the kind says why; ``maybe_published`` whether a broker may have it. Of a canvas the error of
-            the first message that was not acknowledged; others may have been.
+        NotAcknowledged: the kind says why; ``maybe_published`` whether a broker may have it, or the fallback may still
+            store it. Of a canvas the error of the first message that was not acknowledged; others may have been.
         CancelledError: the coroutine was cancelled; :func:`verdict` says whether a broker may have it.
         Exception: the message cannot be built; as ``Task.apply_async`` raises.
     """
     app: Celery = cast("Any", task).app
-    deadline = deadline or options.pop("confirm_timeout", None) or options.pop("timeout", None)
+    limits = deadline, options.pop("confirm_timeout", None), options.pop("timeout", None)
     if isinstance(task, Signature):
         signature = task.clone(tuple(args), kwargs or {})
         signature.options.update(options)
@@ -116,16 +117,16 @@ async def apply_async(
             return cast("AsyncResult[Any]", await in_thread(signature.apply_async))
         except asyncio.CancelledError as cancelled:
             raise cancelled from _cancelled(task_id, maybe_published=True)
-    seconds = deadline or dispatcher.deadline
+    seconds = next((limit for limit in limits if limit is not None), dispatcher.deadline)
     if task_id is None:
         wires, result = await in_thread(lambda: _canvas(signature))
-        _raise_first(await dispatcher.publish(Call(lambda _: wires, copy_context(), None, seconds)))
+        _raise_first(await dispatcher.publish(Call(lambda _: wires, copy_context(), [None], seconds)))
         return cast("AsyncResult[Any]", result)
     parent: Any = app.current_worker_task
     if parent:  # the thread that publishes runs no task
         request = parent.request
         signature.options.update(parent_id=request.id, root_id=request.root_id or request.id)
-    call = Call(lambda templates: wires_of(app, templates, signature), copy_context(), task_id, seconds)
+    call = Call(lambda templates: wires_of(app, templates, signature), copy_context(), [task_id], seconds)
     _raise_first(await dispatcher.publish(call))
     return app.AsyncResult(task_id)
 
@@ -139,23 +140,25 @@ async def publish_many(
         app: an app on which ``holdfast.install`` was called.
         signatures: what to publish.
         window: how many signatures are handed over at a time; between two such parts other coroutines have their turn.
-        deadline: seconds for each part; None for the setting ``holdfast_publish_deadline``.
+        deadline: seconds for each part (it may take half a second longer); None for the setting
+            ``holdfast_publish_deadline``.
 
     Returns:
-        The outcomes, in the order of the messages.
+        The outcomes, in the order of the messages. A message without an answer in time has a ``TimedOut``; of a part
+        whose turn did not come, each signature has one, with ``maybe_published`` False. ``maybe_published`` is True
+        also for a message that the fallback is about to store.
 
     Raises:
         TypeError: ``holdfast.install`` was not called for the app, or its broker gives no confirms.
         CancelledError: the coroutine was cancelled; :func:`verdict` says whether a broker may have any of them.
     """
-    dispatcher = dispatcher_of(app)
-    if dispatcher is None:
+    if dispatcher_of(app) is None:
         raise TypeError("publish_many needs confirms, which only AMQP brokers give; publish one by one on this broker")
     source = iter(signatures)
     outcomes: list[Outcome] = []
     while part := list(islice(source, window)):
         try:
-            ended = await _publish_part(app, dispatcher, part, deadline)
+            ended = await _publish_part(app, part, deadline)
         except asyncio.CancelledError as cancelled:
             raise cancelled from (_cancelled(None, maybe_published=True) if outcomes else cancelled.__cause__)
         outcomes += [replace(outcome, index=len(outcomes) + number) for number, outcome in enumerate(ended)]
@@ -203,7 +206,7 @@ def verdict(error: BaseException) -> NotAcknowledged | None:
             known = holdfast.aio.verdict(cancelled)
 
     Args:
-        error: the ``CancelledError``, or the ``TimeoutError`` that ``asyncio.timeout`` made of it.
+        error: the ``CancelledError``, or the ``TimeoutError`` that ``asyncio.timeout`` or ``wait_for`` made of it.
 
     Returns:
         What it was raised from: ``maybe_published`` says whether a broker may have the task. None when no publish was
@@ -264,9 +267,7 @@ def lifespan(app: Celery) -> Callable[[object], AbstractAsyncContextManager[None
     return lambda _web: running(app)
 
 
-async def _publish_part(
-    app: Celery, dispatcher: Dispatcher, part: list[Signature[Any]], deadline: float | None
-) -> list[Outcome]:
+async def _publish_part(app: Celery, part: list[Signature[Any]], deadline: float | None) -> list[Outcome]:
     def build(templates: Any) -> Any:
         for signature in part:
             try:
@@ -274,7 +275,10 @@ async def _publish_part(
             except Exception as error:  # noqa: BLE001 - becomes the outcome of this signature; the others go on
                 yield error
 
-    return await dispatcher.publish(Call(build, copy_context(), None, deadline or dispatcher.deadline))
+    dispatcher = cast("Dispatcher", dispatcher_of(app))  # of this part: the one before may be closed meanwhile
+    seconds = dispatcher.deadline if deadline is None else deadline
+    task_ids = [getattr(signature, "id", None) for signature in part]
+    return await dispatcher.publish(Call(build, copy_context(), task_ids, seconds))
 
 
 def _canvas(signature: Signature[Any]) -> tuple[list[Any], Any]:
