@@ -106,6 +106,10 @@ class Stack:
         """Run the layer's command on the host, against the stack."""
         return self._tool("holdfast", *arguments, seconds=seconds, check=check)
 
+    def operator(self, *arguments: str) -> str:
+        """Run the layer's command with the login of an operator, as the pages tell it."""
+        return self.compose("run", "--rm", "operator", "holdfast", *arguments)
+
     def result(self, task_id: str) -> str:
         """Return the stored result of a task as ``celery result`` prints it."""
         return self._tool("celery", "-A", "webhooks.app", "result", task_id, seconds=60)

@@ -60,14 +60,14 @@ def test_a_final_failure_is_dead_and_can_be_replayed(stack: Stack, hook: Hook) -
     task_id = hook.send()
 
     def dead() -> list[dict[str, str]]:
-        letters = map(json.loads, stack.holdfast("dead", "list", "--limit", "10000", "--json").splitlines())
+        letters = map(json.loads, stack.operator("dead", "list", "--limit", "10000", "--json").splitlines())
         return [letter for letter in letters if letter["task_id"] == task_id]
 
     (letter,) = wait_until(dead, "the delivery in the dead-letter queue")
     assert (letter["queue"], letter["reason"]) == ("default", "rejected")
 
     hook.answers()
-    stack.holdfast("dead", "replay", "--task-id", task_id)
+    stack.operator("dead", "replay", "--task-id", task_id)
 
     hook.wait_delivered(1)
     assert dead() == []
