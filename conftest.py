@@ -6,6 +6,7 @@ make a package of each folder on the way: these two have to be there first.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,3 +33,11 @@ def empty_memory_broker() -> Iterator[None]:
     """Leave no message behind: the queues of ``memory://`` belong to the process, whatever application uses them."""
     yield
     memory.Channel.queues.clear()
+
+
+@pytest.fixture(autouse=True)
+def own_log_level() -> Iterator[None]:
+    """Give the level of the root logger back: a worker inside of a test sets it, and later tests read warnings."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
