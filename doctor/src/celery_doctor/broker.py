@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from celery_doctor.rules import Severity, each
+from celery_doctor.rules import NotAllowedError, Severity, each
 from celery_doctor.rules import broker_rules as rule
 from celery_doctor.versions import number
 
@@ -53,14 +53,20 @@ class Broker:
         return self._attempt
 
     def there(self, passive: Callable[[Any], Any]) -> Any:
-        """Return the answer to a passive declaration, None when the thing is not there."""
-        from amqp.exceptions import NotFound  # noqa: PLC0415 - only for RabbitMQ
+        """Return the answer to a passive declaration, None when the thing is not there.
+
+        Raises:
+            NotAllowedError: the login has no permission for it.
+        """
+        from amqp.exceptions import AccessRefused, NotFound  # noqa: PLC0415 - only for RabbitMQ
 
         channel = self.connection.channel()
         try:
             return passive(channel)
         except NotFound:
             return None
+        except AccessRefused as error:
+            raise NotAllowedError(f"{error.reply_text}; ask with the login of a worker") from error
         finally:
             if channel.is_open:
                 channel.close()
