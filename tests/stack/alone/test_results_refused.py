@@ -77,10 +77,11 @@ def test_a_full_redis_is_waited_for(own_rig: OwnRig, servers: Servers) -> None:
 
 
 @pytest.mark.parametrize("right", ["-set", "-waitaof", "-@all +@connection"], ids=str)
-def test_a_user_without_the_right_to_store(own_rig: OwnRig, servers: Servers, right: str) -> None:
+def test_a_user_that_loses_the_right_to_store(own_rig: OwnRig, servers: Servers, right: str) -> None:
     """Not even the short failure can be stored: the reason is in the log, the message among the dead letters."""
-    servers.redis.execute_command("ACL", "SETUSER", "lame", "on", f">{LOGIN}", "~*", "&*", "+@all", *right.split())
+    servers.redis.execute_command("ACL", "SETUSER", "lame", "on", f">{LOGIN}", "~*", "&*", "+@all")
     with own_rig.worker(HOLDFAST_RESULT_URL=servers.redis_url("lame")) as worker:
+        servers.redis.execute_command("ACL", "SETUSER", "lame", *right.split())  # without it, no worker starts
         own_rig.call("echo.apply_async(args=('x',), task_id='t')")
         wait_until(lambda: own_rig.depth(own_rig.dead)[0] == 1, "the message is a dead letter", 60)
         worker.wait_for("Task t ends as FAILURE, and nothing can tell who waits for it", 10)
