@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape, quoteattr
 from celery_doctor.rules import Finding, Rule, Severity, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from celery_doctor.report import Report
 
@@ -78,7 +78,7 @@ def as_json(report: Report) -> str:
 
 def sarif(report: Report) -> str:
     """Return a report as SARIF 2.1.0, which code hosts show beside the lines of a change."""
-    rules = sorted({one.rule.id: one.rule for one in report.findings}.values(), key=lambda rule: rule.id)
+    rules = _by_id(one.rule for one in report.findings)
     places = _Places(report)
     results = [
         {
@@ -97,6 +97,10 @@ def sarif(report: Report) -> str:
     run = {"tool": {"driver": driver}, "results": results, "columnKind": "unicodeCodePoints"}
     schema = "https://json.schemastore.org/sarif-2.1.0.json"
     return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=2)
+
+
+def _by_id(rules: Iterable[Rule]) -> list[Rule]:
+    return sorted({rule.id: rule for rule in rules}.values(), key=lambda rule: rule.id)
 
 
 def _sarif_rule(rule: Rule, report: Report) -> dict[str, Any]:
@@ -157,9 +161,7 @@ def junit(report: Report) -> str:
     failed = len({one.rule.id for one in report.failures})
     errors = len({one.rule.id for one in report.of(State.UNJUDGED)})
     skipped = len({one.rule.id for one in report.of(State.SKIPPED)})
-    rules = sorted(
-        {rule.id: rule for rule in [*report.asked, *(one.rule for one in report.findings)]}.values(), key=_id
-    )
+    rules = _by_id([*report.asked, *(one.rule for one in report.findings)])
     head = f'tests="{len(rules)}" failures="{failed}" errors="{errors}" skipped="{skipped}"'
     cases = [_case(rule, found.get(rule.id, []), report) for rule in rules]
     return "\n".join(
@@ -170,10 +172,6 @@ def junit(report: Report) -> str:
             "</testsuite></testsuites>",
         ]
     )
-
-
-def _id(rule: Rule) -> str:
-    return rule.id
 
 
 def _case(rule: Rule, found: list[Finding], report: Report) -> str:
