@@ -269,6 +269,7 @@ def test_wrong_options_are_named_with_what_is_allowed(
     [
         ("postgresql+asyncpg://user:secret@host/name", "psycopg"),
         ("mysql+aiomysql://user:secret@host/name", "pymysql"),
+        ("mysql+asyncmy://user:secret@host/name", "pymysql"),
         ("mariadb+asyncmy://user:secret@host/name", "pymysql"),
         ("sqlite+aiosqlite:///file", "pysqlite"),
         ("postgresql+psycopg://user:secret@host/name", "psycopg"),

@@ -189,6 +189,13 @@ def test_tls_is_for_every_connection_and_always_verified(monkeypatch: pytest.Mon
         assert (options["ssl_ca_certs"], options["ssl_certfile"], options["ssl_keyfile"]) == tuple(files.values())
 
 
+def test_an_authority_is_enough_for_tls_without_a_certificate_of_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "amqps://app:secret@192.0.2.11:5671/holdfast"
+    options = load(monkeypatch, HOLDFAST_BROKER_URL=url, HOLDFAST_TLS_CA=__file__)["broker_use_ssl"]
+    assert options["cert_reqs"] == ssl.CERT_REQUIRED
+    assert (options["ca_certs"], options["certfile"], options["keyfile"]) == (__file__, None, None)
+
+
 def test_without_tls_nothing_of_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     values = load(monkeypatch)
     assert not values["broker_use_ssl"]
