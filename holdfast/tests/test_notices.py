@@ -15,6 +15,7 @@ from celery.app.task import Context
 from celery.concurrency.solo import TaskPool as SoloPool
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timer import Timer
 
 from holdfast.notices import AGAIN, OLD, WAIT, Notices, claim, install
 from holdfast.publisher import Disconnected, NotAcknowledged, Policy, Refused, Unroutable
@@ -284,25 +285,6 @@ def test_a_worker_claims_only_where_notices_are_sent(queue: str | None, monkeypa
 
 
 # -- the step of the worker
-
-
-class Timer:
-    """Runs what is due when it is told."""
-
-    def __init__(self) -> None:
-        self.entries: list[Any] = []
-
-    def call_after(self, seconds: float, function: Any) -> Any:
-        self.entries.append((seconds, function))
-        return self.entries[-1]
-
-    def cancel(self, entry: Any) -> None:
-        self.entries.remove(entry)
-
-    def run(self) -> float:
-        (entry,), self.entries = self.entries, []
-        entry[1]()
-        return float(entry[0])
 
 
 class Channel:

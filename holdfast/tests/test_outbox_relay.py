@@ -250,6 +250,9 @@ def test_a_silent_relay_is_unhealthy(engine: Engine) -> None:
         (("--database-url", "nonsense"), "none of these forms"),
         (("--database-url", "mysql+mysqldb://user:secret@host/name"), "Install one of pymysql, mysqlclient"),
         (("--database-url", "sqlite://", "--metrics", "here"), "allowed is HOST:PORT"),
+        (("--database-url", "sqlite://", "--batch", "0"), "--batch is 0; allowed is a number above 0"),
+        (("--database-url", "sqlite://", "--lease", "0"), "--lease is 0.0; allowed is a number above 0"),
+        (("--database-url", "sqlite://", "--poll", "-1"), "--poll is -1.0; allowed is a number above 0"),
         (("--database-url", "sqlite://", "--metrics", "192.0.2.1:9539"), "Choose another --metrics address"),
     ],
 )

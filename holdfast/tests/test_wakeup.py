@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from timer import Timer
 
 from holdfast.wakeup import WakeUp
-
-
-class Timer:
-    """Notes what is asked of it."""
-
-    def __init__(self) -> None:
-        self.entries: list[Any] = []
-
-    def call_after(self, seconds: float, function: Any) -> Any:
-        self.entries.append((seconds, function))
-        return self.entries[-1]
-
-    def cancel(self, entry: Any) -> None:
-        self.entries.remove(entry)
 
 
 @pytest.mark.parametrize(("asked", "entries"), [((2, 5), [2]), ((5, 2), [2]), ((5, 2, 0), [0]), ((0, 0), [0])], ids=str)

@@ -52,7 +52,7 @@ def _read(conf: Any) -> Mapping[str, Any]:
     except Exception as error:  # noqa: BLE001 - likewise: an application without any default would lose tasks
         unexpected = ImproperlyConfigured(
             f"The defaults of holdfast cannot be made: {type(error).__name__}: {error}. Allowed is what "
-            "docs/reference/variables.md says of the HOLDFAST_* variables: compare yours with it."
+            "docs/reference/settings.md says of the HOLDFAST_* variables: compare yours with it."
         )
         unexpected.__cause__ = error
         return Wrong(unexpected)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import timedelta
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.utils.log import get_logger
-from celery.utils.time import maybe_iso8601
 from kombu import Consumer as MessageConsumer
 
+from holdfast.expiry import remaining
 from holdfast.request import record
 from holdfast.wakeup import WakeUp
 
@@ -235,13 +235,10 @@ class _Together:
 
 
 def past(headers: Mapping[str, Any]) -> bool:
-    """Tell whether a task message says that its time is over; one that says it in an odd way is left to Celery.
+    """Tell whether a task message says that its time is over.
 
     Args:
         headers: of the message.
     """
-    try:
-        due = maybe_iso8601(headers.get("expires"))
-    except (AttributeError, OverflowError, TypeError, ValueError):
-        return False
-    return bool(due and due.tzinfo) and datetime.now(timezone.utc) > due
+    left = remaining(headers.get("expires"))
+    return left is not None and left < timedelta(0)

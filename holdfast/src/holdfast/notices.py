@@ -8,7 +8,7 @@ key in the result store decides: whoever comes first, the process that starts th
 from __future__ import annotations
 
 from collections import deque
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import ChannelError
@@ -20,8 +20,8 @@ from celery.app.task import (  # type: ignore[attr-defined]  # the function is m
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.signals import worker_init
 from celery.utils.log import get_logger
-from dateutil.parser import isoparse  # type: ignore[import-untyped]  # Celery reads an eta with it
 
+from holdfast.expiry import remaining
 from holdfast.request import PutBack
 from holdfast.startup import at_start
 from holdfast.wakeup import WakeUp
@@ -83,11 +83,10 @@ class Notices(bootsteps.StartStopStep):
 
     def _settle(self) -> None:
         batch = [self._batch.popleft() for _ in range(len(self._batch))]
-        now = datetime.now(timezone.utc)
         due: dict[Any, list[tuple[Any, Context]]] = {}
         for message in batch:
             context = Context(message.properties.get("application_headers") or {})
-            left = _left(context, now)
+            left = remaining(context.expires)
             if left is not None and left >= timedelta(0):  # by this machine's clock
                 self._batch.append(message)
                 continue
@@ -159,11 +158,3 @@ def install(app: Celery) -> None:
             loader.on_task_init = on_task_init
 
     at_start(app, check, worker_init)
-
-
-def _left(context: Context, now: datetime) -> timedelta | None:
-    try:
-        left: timedelta = isoparse(context.expires) - now
-    except (TypeError, ValueError):
-        return None
-    return left

@@ -16,7 +16,7 @@ with extras.needed():
     from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
     from holdfast.columns import MYSQL
-    from holdfast.outbox.relay import serve
+    from holdfast.outbox.relay import BATCH, LEASE, METRICS, POLL, serve
     from holdfast.outbox.store import EngineRows
 
 
@@ -100,12 +100,12 @@ for _one in commands.ALL:
     required=True,
     help="SQLAlchemy URL of the database with the outbox; `ps` does not show it when given as HOLDFAST_OUTBOX_URL.",
 )
-@click.option("--metrics", default="127.0.0.1:9539", show_default=True, help="Address of /metrics and /healthz.")
-@click.option("--batch", default=500, show_default=True, type=click.IntRange(1), help="Rows per pass.")
+@click.option("--metrics", default=METRICS, show_default=True, help="Address of /metrics and /healthz.")
+@click.option("--batch", default=BATCH, show_default=True, help="Rows per pass.")
 @click.option(
-    "--lease", default=60.0, show_default=True, help="Seconds until the rows of a killed relay are due again."
+    "--lease", default=LEASE, show_default=True, help="Seconds until the rows of a killed relay are due again."
 )
-@click.option("--poll", default=0.5, show_default=True, help="Seconds between two checks of an empty outbox.")
+@click.option("--poll", default=POLL, show_default=True, help="Seconds between two checks of an empty outbox.")
 def relay(*, path: str, database_url: str, metrics: str, batch: int, lease: float, poll: float) -> None:
     """Publish the tasks that are in the outbox; SIGTERM ends it after the pass that has begun."""
     app = load_app(path)

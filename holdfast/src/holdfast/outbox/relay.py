@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+METRICS = "127.0.0.1:9539"  # where a relay serves /metrics and /healthz
+BATCH = 500  # rows of one pass
+LEASE = 60.0  # seconds until the rows of a killed relay are due again
+POLL = 0.5  # seconds between two looks at an empty outbox
+
 POISON = (  # they lie in the row or in the application, not in a server that is away
     TypeError,
     ValueError,
@@ -201,8 +206,12 @@ def serve(app: Celery, rows: Rows, metrics: str, *, batch: int, lease: float, po
         poll: seconds between two looks at an empty outbox.
 
     Raises:
-        click.ClickException: the address of the metrics is none, taken or not ours, or its certificate cannot be read.
+        click.ClickException: a number is not above 0; the address of the metrics is none, taken or not ours, or its
+            certificate cannot be read.
     """
+    for name, value in {"batch": batch, "lease": lease, "poll": poll}.items():
+        if not value > 0:
+            raise click.BadParameter(f"--{name} is {value}; allowed is a number above 0.")
     host, _, port = metrics.rpartition(":")
     if not port.isdecimal():
         raise click.BadParameter(f"{metrics!r} is not an address; allowed is HOST:PORT, for instance 127.0.0.1:9539.")

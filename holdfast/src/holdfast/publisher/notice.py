@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from dateutil.parser import isoparse  # type: ignore[import-untyped]  # Celery reads an eta with it
 from kombu.transport.native_delayed_delivery import (
     MAX_LEVEL,
     MAX_NUMBER_OF_BITS_TO_USE,
@@ -15,6 +13,7 @@ from kombu.transport.native_delayed_delivery import (
     level_name,
 )
 
+from holdfast.expiry import remaining
 from holdfast.publisher.message import Message
 
 if TYPE_CHECKING:
@@ -34,22 +33,19 @@ def notice_of(wire: Wire, queue: str) -> Wire | None:
         queue: what workers read notices from; it is bound to the exchange that ends all delays.
 
     Returns:
-        None when the task does not expire, has expired, expires in more than eight years, says it in an odd way, or
-        stores no result that could say so.
+        None when the task does not expire, has expired, expires in more than eight years, when its time cannot be
+        read, or when it stores no result that could tell.
     """
     if _EXPIRES not in wire.properties:  # costs a task that does not expire nothing else
         return None
     task = Message.decode(wire)
-    try:
-        left = (isoparse(task.headers["expires"]) - datetime.now(timezone.utc)).total_seconds()
-    except (KeyError, TypeError, ValueError):
-        return None
-    if task.headers.get("ignore_result") or not 0 < left <= _LONGEST:
+    left = remaining(task.headers.get("expires"))
+    if task.headers.get("ignore_result") or left is None or not 0 < left.total_seconds() <= _LONGEST:
         return None
     return replace(
         task,
         exchange=level_name(MAX_LEVEL),
-        routing_key=calculate_routing_key(math.ceil(left), queue),
+        routing_key=calculate_routing_key(math.ceil(left.total_seconds()), queue),
         body=b"null",
         content_type="application/json",
         content_encoding="utf-8",

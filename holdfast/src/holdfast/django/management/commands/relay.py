@@ -10,7 +10,7 @@ from django.db import DEFAULT_DB_ALIAS
 
 from holdfast.django.application import application
 from holdfast.django.rows import DjangoRows
-from holdfast.outbox.relay import serve
+from holdfast.outbox.relay import BATCH, LEASE, METRICS, POLL, serve
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -25,15 +25,13 @@ class Command(BaseCommand):
         """Declare the options."""
         parser.add_argument("--database", default=DEFAULT_DB_ALIAS, help="One of DATABASES (%(default)s).")
         parser.add_argument("--app", help="The Celery application; by default the current one.")
+        parser.add_argument("--metrics", default=METRICS, help="Address of /metrics and /healthz (%(default)s).")
+        parser.add_argument("--batch", type=int, default=BATCH, help="Rows per pass (%(default)s).")
         parser.add_argument(
-            "--metrics", default="127.0.0.1:9539", help="Address of /metrics and /healthz (%(default)s)."
-        )
-        parser.add_argument("--batch", type=int, default=500, help="Rows per pass (%(default)s).")
-        parser.add_argument(
-            "--lease", type=float, default=60.0, help="Seconds until the rows of a killed relay are due (%(default)s)."
+            "--lease", type=float, default=LEASE, help="Seconds until the rows of a killed relay are due (%(default)s)."
         )
         parser.add_argument(
-            "--poll", type=float, default=0.5, help="Seconds between two checks of an empty outbox (%(default)s)."
+            "--poll", type=float, default=POLL, help="Seconds between two checks of an empty outbox (%(default)s)."
         )
 
     def handle(self, *_: Any, **options: Any) -> None:
