@@ -33,7 +33,7 @@ HELLO = b"AMQP\x00\x00\x09\x01"
 TUNE = b"\x00\x0a\x00\x1e"  # class and method of the frame that a broker sends to whom it has let in
 # Ciphers that prove no server, encrypt nothing, or can be broken; the client's own limits are off
 WEAK_CIPHERS = "aNULL:eNULL:PSK:RC4:3DES:DES:EXPORT:MD5:@SECLEVEL=0"
-# What no user of Redis but the administrator may do, and what every one may
+# What no user of Redis, and of Sentinel, but the administrator may do; the administrator may do the first of each
 REDIS_REFUSED = ("config get masterauth", "scan 0", "flushall", "acl list", "slowlog get")
 SENTINEL_REFUSED = ("sentinel failover x", "sentinel set x quorum 1", "sentinel reset x", "acl list", "shutdown")
 
