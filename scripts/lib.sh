@@ -54,8 +54,8 @@ logged() {
   }
 }
 
-# beside NAME COMMAND MAIN: runs MAIN, and COMMAND beside it with its output in build/logs/NAME.log, whose end follows that
-# of MAIN. Both run to their end, and either may fail the whole.
+# beside NAME COMMAND MAIN: runs MAIN, and COMMAND beside it with its output in build/logs/NAME.log, and then shows the end
+# of this log. Both run to their end, and either may fail the whole.
 beside() {
   local status=0 other
   logged "$1" "$2" &
