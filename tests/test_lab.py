@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from .lab.lab import ROOT
 from .production import lab as module
-from .production.lab import ROOT, Lab
+from .production.lab import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,17 +8,29 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-LAB = os.environ.get("HOLDFAST_LAB", "holdfast-lab")
+LAB = os.environ.get("HOLDFAST_LAB", "holdfast-lab")  # as scripts/lab has it
 INVENTORY = ROOT / os.environ.get("INVENTORY", "ansible/inventories/lab")
+
+
+def described(inventory: Path = INVENTORY) -> dict[str, Any]:
+    """Return what an inventory says of all hosts: ``hosts`` and ``children``."""
+    everything: dict[str, Any] = yaml.safe_load((inventory / "hosts.yml").read_text(encoding="utf-8"))["all"]
+    return everything
+
+
+def container(host: str) -> str:
+    """Return the name of the container that is this host."""
+    return f"{LAB}-{host}"
 
 
 def hosts(group: str) -> list[str]:
     """Return the hosts of a group of the inventory, in its order; those of ``all`` are every host."""
-    everything = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["all"]
+    everything = described()
     if group == "all":
         return list(everything["hosts"])
     found = everything["children"][group]
@@ -32,7 +44,7 @@ def on(host: str, script: str) -> str:
         AssertionError: a command of it failed.
     """
     done = subprocess.run(
-        ["docker", "exec", f"{LAB}-{host}", "sh", "-ec", script],
+        ["docker", "exec", container(host), "sh", "-ec", script],
         capture_output=True,
         text=True,
         check=False,

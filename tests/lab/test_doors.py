@@ -147,7 +147,7 @@ DOORS = {
         "controller: owner and mode of .*/tls/ca.key",
     ),
     "a host that does not answer": Door(
-        "beat", "systemctl stop ssh.socket ssh.service; pkill -f 'sshd-session' || true", "systemctl start ssh.service",
+        "beat", "systemctl stop ssh.socket ssh.service; pkill sshd-session || true", "systemctl start ssh.service",
         "controller: HOST answers the controller",
     ),
 }  # fmt: skip

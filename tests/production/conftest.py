@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .lab import LOGS, ROOT, Lab
+from ..lab.lab import INVENTORY
+from .lab import LOGS, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -18,16 +18,15 @@ WITHOUT_HOSTS = {"hosts", "gone", "elsewhere"}  # the verbs that need none
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Lab:
     """The hosts of INVENTORY, six by default: the verb ``hosts`` makes them, ``gone`` removes them."""
-    inventory = ROOT / os.environ.get("INVENTORY", "ansible/inventories/lab")
-    if not (inventory / "hosts.yml").exists():
-        pytest.fail(f"found no {inventory}/hosts.yml; allowed is an inventory of lab hosts; next: leave INVENTORY out")
+    if not (INVENTORY / "hosts.yml").exists():
+        pytest.fail(f"found no {INVENTORY}/hosts.yml; allowed is an inventory of lab hosts; next: leave INVENTORY out")
     capture = request.config.pluginmanager.getplugin("capturemanager")
 
     def tell(line: str) -> None:
         with capture.global_and_fixture_disabled():
             print(f"\n{line}", end="", flush=True)
 
-    return Lab(inventory, tell)
+    return Lab(INVENTORY, tell)
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import pytest
 import yaml
 
+from ..lab.lab import ROOT, container, described
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "build/production"
 UNDER_LOAD = "the load runs"  # said by the command that the drill runs, which waits for the end of the block
 CHANGED = re.compile(r"changed=[1-9]")
@@ -43,18 +44,16 @@ class Lab:
 
     def __init__(self, inventory: Path, tell: Callable[[str], None]) -> None:
         self.inventory, self.tell = inventory, tell
-        described = self.described()
-        self.hosts: list[str] = list(described["hosts"])
-        self.worker: str = list(described["children"]["workers"]["hosts"])[-1]
+        everything = self.described()
+        self.hosts: list[str] = list(everything["hosts"])
+        self.worker: str = list(everything["children"]["workers"]["hosts"])[-1]
         self.one_of_each = sorted({"data2", self.worker})
-        self._name = os.environ.get("HOLDFAST_LAB", "holdfast-lab")  # as scripts/lab has it
         self._log: TextIO = sys.stdout
         self.log = Path(os.devnull)
 
     def described(self) -> dict[str, Any]:
         """Return what the inventory says of all hosts: ``hosts`` and ``children``."""
-        everything: dict[str, Any] = yaml.safe_load((self.inventory / "hosts.yml").read_text(encoding="utf-8"))["all"]
-        return everything
+        return described(self.inventory)
 
     @contextmanager
     def logged(self, step: str) -> Iterator[None]:
@@ -64,14 +63,10 @@ class Lab:
         with self.log.open("w", encoding="utf-8") as self._log:
             yield
 
-    def container(self, host: str) -> str:
-        """Return the name of the container that is this host."""
-        return f"{self._name}-{host}"
-
     def exists(self, host: str) -> bool:
         """Tell whether a host has been made."""
         return not subprocess.run(
-            ["docker", "container", "inspect", self.container(host)], capture_output=True, check=False
+            ["docker", "container", "inspect", container(host)], capture_output=True, check=False
         ).returncode
 
     def run(self, *command: str | Path, fails: bool = False, **environment: str | Path) -> str:
@@ -134,7 +129,7 @@ class Lab:
 
     def on(self, host: str, *command: str) -> str:
         """Run a command on a host as root; return what it has printed, without spaces around it."""
-        return self.run("docker", "exec", self.container(host), *command).strip()
+        return self.run("docker", "exec", container(host), *command).strip()
 
     @contextmanager
     def load(self) -> Iterator[None]:
@@ -190,8 +185,8 @@ class Lab:
         (folder / ".vault-password").symlink_to(self.inventory / ".vault-password")
         for file in (self.inventory / "group_vars/all").iterdir():
             (of_all / file.name).symlink_to(file.resolve())
-        described = {"all": hosts or self.described()}
-        (folder / "hosts.yml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
+        everything = {"all": hosts or self.described()}
+        (folder / "hosts.yml").write_text(yaml.safe_dump(everything, sort_keys=False), encoding="utf-8")
         if variables:
             (of_all / "other.yml").write_text(yaml.safe_dump(variables, sort_keys=False), encoding="utf-8")
         return folder

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from ..facts import FACTS
-from .lab import LOGS, ROOT
+from ..lab.lab import ROOT, container
+from .lab import LOGS
 
 if TYPE_CHECKING:
     from .lab import Lab
@@ -173,7 +174,7 @@ def test_scale(lab: Lab) -> None:
     with lab.load():
         lab.play("scale_workers", "--extra-vars", f"scale_remove={lab.worker}")
         lab.play("scale_workers", "--extra-vars", f"scale_remove={lab.worker}")
-        lab.run("docker", "exec", lab.container(lab.worker), "systemctl", "is-active", "supervisor", fails=True)
+        lab.run("docker", "exec", container(lab.worker), "systemctl", "is-active", "supervisor", fails=True)
         lab.play("scale_workers")
 
 
@@ -225,7 +226,7 @@ def test_backup(lab: Lab) -> None:
 def test_reboot(lab: Lab) -> None:
     for host in lab.one_of_each:
         with lab.load():
-            lab.run("docker", "restart", lab.container(host))
+            lab.run("docker", "restart", container(host))
             lab.run("scripts/lab", "up", host)
 
 
@@ -242,16 +243,16 @@ def lose(lab: Lab, host: str) -> None:
 
     What its tasks have noted for the drill is carried over: a ledger stays outside of what is broken.
     """
-    container, kept = lab.container(host), LOGS / "kept"
-    lab.run("docker", "kill", container)
+    machine, kept = container(host), LOGS / "kept"
+    lab.run("docker", "kill", machine)
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
     if host in lab.described()["children"]["workers"]["hosts"]:  # no other host has any
-        lab.run("docker", "cp", f"{container}:{LEDGERS}/.", kept)
+        lab.run("docker", "cp", f"{machine}:{LEDGERS}/.", kept)
     lab.run("scripts/lab", "down", host)
     lab.run("scripts/lab", "up", host)
     lab.on(host, "mkdir", "-p", LEDGERS)
-    lab.run("docker", "cp", f"{kept}/.", f"{container}:{LEDGERS}")
+    lab.run("docker", "cp", f"{kept}/.", f"{machine}:{LEDGERS}")
     lab.on(host, "chmod", "-R", "a+rwX", LEDGERS)
 
 
