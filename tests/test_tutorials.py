@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .commands import ROOT, fences, files
+from .commands import ROOT, files
 from .test_docs import PAGES as ALL_PAGES
-from .tutorials import PAGES, UNREACHABLE, run, write
+from .tutorials import PAGES, UNREACHABLE, difference, run, take_back, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,13 +111,11 @@ def test_the_example_is_the_application_of_its_page_and_counts_its_changed_lines
     told.pop("shop/direct.py", None)  # what a page shows in addition
     assert told == {path: text for path, text in written.items() if path in told}
 
-    difference = next(text for _, language, text in fences(example / "README.md") if language == "diff")
-    changed = [line for line in difference.splitlines() if re.match(r"[+-](?![+-]{2} )\s*\S", line)]
+    changed = [line for line in difference(name).splitlines() if re.match(r"[+-](?![+-]{2} )\s*\S", line)]
     added = [line for line in changed if line.startswith("+")]
     assert (len(changed), len(added)) == CHANGED[name], "as the page says"
     shutil.copytree(example, tmp_path, dirs_exist_ok=True)
-    command = ["patch", "--reverse", "--strip=1", "--quiet"]
-    subprocess.run(command, cwd=tmp_path, input=difference + "\n", text=True, check=True)
+    take_back(name, tmp_path)
     assert not [path for path in written if "holdfast" in (tmp_path / path).read_text().lower()]
 
 

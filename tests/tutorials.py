@@ -37,6 +37,17 @@ def environment(servers: dict[str, str]) -> dict[str, str]:
     return own | servers | {"PATH": path, "HOLDFAST_OUTBOX_URL": database, "DATABASE_URL": database}
 
 
+def difference(name: str) -> str:
+    """Return what Holdfast changed in an example, as its README shows it."""
+    return next(text for _, language, text in fences(ROOT / "examples" / name / "README.md") if language == "diff")
+
+
+def take_back(name: str, folder: Path) -> None:
+    """Take these changes back in a copy of the example: what is left is stock Celery."""
+    command = ["patch", "--reverse", "--strip=1", "--quiet"]
+    subprocess.run(command, cwd=folder, input=difference(name) + "\n", text=True, check=True)
+
+
 def write(name: str, folder: Path) -> None:
     """Make the application of a tutorial, its tables included."""
     if name == "django":

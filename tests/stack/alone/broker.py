@@ -22,14 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# The log settings are those of the template
 CONF = """
 definitions.import_backend = local_filesystem
 definitions.local.path = /definitions
 loopback_users = none
-log.console = true
-log.console.level = info
 """
+RENDERED = ROOT / "compose/config/rabbitmq"
 
 
 @dataclass(frozen=True)
@@ -128,8 +126,10 @@ def broker(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
     for path in (folder, *list(folder.parents)[:2]):
         path.chmod(0o755)
     shutil.copytree(filled / "rabbitmq/definitions", folder / "definitions")
-    shutil.copy(ROOT / "compose/config/rabbitmq/definitions/10-topology.json", folder / "definitions")
-    (folder / "rabbitmq.conf").write_text(CONF, encoding="utf-8")
+    shutil.copy(RENDERED / "definitions/10-topology.json", folder / "definitions")
+    rendered = (RENDERED / "rabbitmq.conf").read_text(encoding="utf-8").splitlines()
+    logs = "\n".join(line for line in rendered if line.startswith("log."))
+    (folder / "rabbitmq.conf").write_text(f"{CONF}{logs}\n", encoding="utf-8")
     port, management = free_ports(2)
     ports = ("--publish", f"127.0.0.1:{port}:5672", "--publish", f"127.0.0.1:{management}:15672")
     files = ("--volume", f"{folder}/rabbitmq.conf:/etc/rabbitmq/rabbitmq.conf:ro",

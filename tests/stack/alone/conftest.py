@@ -15,6 +15,8 @@ from .broker import broker
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..servers import OwnRig
+
 __all__ = ["broker"]  # a fixture
 
 
@@ -28,3 +30,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*command, "--to", folder], check=True, env=os.environ | {"HOLDFAST_NET": "192.0.2"})
     folder.chmod(0o755)
     return folder
+
+
+@pytest.fixture
+def own_environment(own_rig: OwnRig, tmp_path: Path) -> dict[str, str]:
+    """The environment of an application on servers of its own."""
+    pulse = {"HOLDFAST_PULSE_DIR": str(tmp_path / "pulse")}
+    return own_rig.servers_environment() | {"HOLDFAST_QUEUES": own_rig.queue, "REMAP_SIGTERM": "SIGQUIT"} | pulse

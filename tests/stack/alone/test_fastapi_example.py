@@ -17,11 +17,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from ...commands import ROOT, fences
-from ...tutorials import environment, run
+from ...commands import ROOT
+from ...tutorials import environment, run, take_back
 from ..servers import free_ports, paused
 from ..stack import wait_until
-from .test_tutorials import program
+from .test_tutorials import one_sentinel, program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stack  # needs the engine and the images that `make up` provides
 
-EXAMPLE = ROOT / "examples/fastapi"
 KILLS = 3
 WEB = """
 import os, signal, sys
@@ -110,23 +109,21 @@ class Shop:
 
 def stock(folder: Path, broker: str, results: str) -> None:
     """Take the changed lines back, and name the servers where the application names its own."""
-    difference = next(text for _, language, text in fences(EXAMPLE / "README.md") if language == "diff")
-    command = ["patch", "--reverse", "--strip=1", "--quiet"]
-    subprocess.run(command, cwd=folder, input=difference + "\n", text=True, check=True)
+    take_back("fastapi", folder)
     path = folder / "shop/celery.py"
     for url in (broker, results):
         path.write_text(path.read_text().replace("redis://localhost", url, 1))
 
 
 @pytest.mark.parametrize("durable", [True, False], ids=["holdfast", "stock"])
-def test_orders_equal_tasks_after_kills_and_a_frozen_broker(durable: bool, own_rig: OwnRig, tmp_path: Path) -> None:
+def test_orders_equal_tasks_after_kills_and_a_frozen_broker(
+    durable: bool, own_rig: OwnRig, own_environment: dict[str, str], tmp_path: Path
+) -> None:
     assert own_rig.servers
-    servers = own_rig.servers_environment() | {"HOLDFAST_QUEUES": own_rig.queue, "REMAP_SIGTERM": "SIGQUIT"}
-    servers["HOLDFAST_PULSE_DIR"] = str(tmp_path / "pulse")
-    shutil.copytree(EXAMPLE, tmp_path, dirs_exist_ok=True)
+    servers = own_environment
+    shutil.copytree(ROOT / "examples/fastapi", tmp_path, dirs_exist_ok=True)
     if durable:
-        with (tmp_path / "shop/celery.py").open("a") as settings:  # there is one Sentinel
-            settings.write('\napp.conf.result_backend_transport_options["min_other_sentinels"] = 0\n')
+        one_sentinel(tmp_path)
     else:
         stock(tmp_path, own_rig.servers.broker_url, f"redis://127.0.0.1:{own_rig.servers.primary}/9")
     run(tmp_path, servers, "python3", "-m", "shop.database")

@@ -13,9 +13,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from ...commands import ROOT, fences
+from ...commands import ROOT
 from ...test_tutorials import REQUESTS
-from ...tutorials import PAGES, environment, run, write
+from ...tutorials import PAGES, environment, run, take_back, write
 from ..servers import free_ports
 from ..stack import wait_until
 
@@ -58,13 +58,6 @@ def program(folder: Path, servers: dict[str, str], name: str, *command: str) -> 
         finally:
             process.terminate()
             process.wait(60)
-
-
-@pytest.fixture
-def own_environment(own_rig: OwnRig, tmp_path: Path) -> dict[str, str]:
-    """The environment of an application on servers of its own."""
-    pulse = {"HOLDFAST_PULSE_DIR": str(tmp_path / "pulse")}
-    return own_rig.servers_environment() | {"HOLDFAST_QUEUES": own_rig.queue, "REMAP_SIGTERM": "SIGQUIT"} | pulse
 
 
 def one_sentinel(folder: Path) -> None:
@@ -140,11 +133,8 @@ def test_a_web_process_that_dies_after_the_commit_loses_no_invoice(
 
 
 def test_stock_celery_loses_the_invoice(own_rig: OwnRig, tmp_path: Path) -> None:
-    example = ROOT / "examples/django"
-    shutil.copytree(example, tmp_path, dirs_exist_ok=True)
-    difference = next(text for _, language, text in fences(example / "README.md") if language == "diff")
-    command = ["patch", "--reverse", "--strip=1", "--quiet"]
-    subprocess.run(command, cwd=tmp_path, input=difference + "\n", text=True, check=True)
+    shutil.copytree(ROOT / "examples/django", tmp_path, dirs_exist_ok=True)
+    take_back("django", tmp_path)
     assert own_rig.servers
     with (tmp_path / "shop/settings.py").open("a") as settings:
         settings.write(f'CELERY_BROKER_URL = "{own_rig.servers.broker_url}"\nCELERY_RESULT_BACKEND = None\n')
