@@ -238,6 +238,32 @@ def test_the_admin_site_shows_dead_letters_and_replays_the_chosen_ones(
     assert Client().get(page).status_code == 302, "who is not logged in is sent to the login"
 
 
+@pytest.mark.parametrize(
+    ("rights", "see", "act"), [((), 403, 403), (("view",), 200, 403), (("view", "change"), 200, 302)], ids=str
+)
+def test_a_person_sees_and_replays_dead_letters_with_the_rights_of_the_model(
+    rights: tuple[str, ...], see: int, act: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def office(*_: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(letters=lambda: iter([letter]), replay=lambda *_: replayed.append("a"))
+
+    letter, replayed = SimpleNamespace(task_id="a", summary=lambda: {"task_id": "a"}), []
+    monkeypatch.setattr("celery._state.get_current_app", lambda: app)
+    monkeypatch.setattr(dead, "open_office", office)
+    person = get_user_model().objects.create_user("ada", is_staff=True)
+    try:
+        known = person.user_permissions.model.objects
+        person.user_permissions.set(known.filter(codename__in=[f"{name}_deadletter" for name in rights]))
+        client, page = Client(), "/admin/holdfast/deadletter/"
+        client.force_login(person)
+        shown = client.get(page)
+        assert (shown.status_code, client.post(page, {"task_id": "a"}).status_code) == (see, act)
+        assert ("Replay the chosen ones" in shown.content.decode(), bool(replayed)) == (act == 302, act == 302)
+    finally:
+        person.delete()
+
+
 def test_a_process_with_the_login_of_publishers_is_told_which_one_it_needs(
     admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
