@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,11 +33,16 @@ OWNER = f"{USER}:{GROUP}"
 ADDRESS = "127.0.0.1"
 
 
+def found(looked: Any) -> list[str]:
+    """Return the names of the findings of an audit."""
+    return [check["check"] for check in looked.checks if not check["ok"]]
+
+
 def wrong(group: str, **options: Any) -> list[str]:
     """Return the names of the findings of one group of checks."""
     looked = audit.Audit({"address": ADDRESS, "tls": {}} | options)
     looked.attempt(getattr(looked, group))
-    return [check["check"] for check in looked.checks if not check["ok"]]
+    return found(looked)
 
 
 def file(path: Path, mode: int, **want: Any) -> list[str]:
@@ -137,12 +143,14 @@ def certificate(tmp_path: Path) -> dict[str, str]:
     return {"ca": str(cert), "cert": str(cert), "key": str(key)}
 
 
-def serve(certificate: dict[str, str], oldest: ssl.TLSVersion, newest: ssl.TLSVersion, ciphers: str) -> socket.socket:
-    """Return a TLS server that makes handshakes until it is closed."""
+def serve(certificate: dict[str, str], ciphers: str = "DEFAULT", **settings: Any) -> socket.socket:
+    """Return a TLS server with these settings of its context, which answers one line until it is closed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate["cert"], certificate["key"])
+    context.load_verify_locations(certificate["ca"])
     context.set_ciphers(ciphers)
-    context.minimum_version, context.maximum_version = oldest, newest
+    for name, value in settings.items():
+        setattr(context, name, value)
     server = socket.create_server((ADDRESS, 0))
 
     def shake() -> None:
@@ -152,8 +160,10 @@ def serve(certificate: dict[str, str], oldest: ssl.TLSVersion, newest: ssl.TLSVe
             except OSError:
                 return
             try:
-                context.wrap_socket(link, server_side=True).close()
-            except (ssl.SSLError, OSError):
+                with context.wrap_socket(link, server_side=True) as tls:
+                    if tls.recv(100):
+                        tls.sendall(b"+PONG\r\n")
+            except OSError:
                 link.close()
 
     threading.Thread(target=shake, daemon=True).start()
@@ -171,10 +181,64 @@ def serve(certificate: dict[str, str], oldest: ssl.TLSVersion, newest: ssl.TLSVe
 def test_an_old_version_and_a_weak_cipher_are_findings(
     certificate: dict[str, str], oldest: ssl.TLSVersion, newest: ssl.TLSVersion, ciphers: str, findings: list[str]
 ) -> None:
-    with serve(certificate, oldest, newest, ciphers) as server:
+    with serve(certificate, ciphers, minimum_version=oldest, maximum_version=newest) as server:
         looked = audit.Audit({"address": ADDRESS, "tls": certificate})
         looked.modern("it", server.getsockname()[1])
-    assert [check["check"] for check in looked.checks if not check["ok"]] == findings
+    assert found(looked) == findings
+
+
+@pytest.mark.parametrize(
+    ("asked", "findings"),
+    [
+        (ssl.CERT_REQUIRED, []),
+        (ssl.CERT_OPTIONAL, ["it without a certificate"]),
+        (ssl.CERT_NONE, ["it without a certificate", "it with a stranger's certificate"]),
+    ],
+)
+def test_a_server_that_takes_no_or_any_certificate_is_a_finding(
+    certificate: dict[str, str], asked: ssl.VerifyMode, findings: list[str]
+) -> None:
+    strong = ssl.TLSVersion.TLSv1_2
+    with serve(certificate, verify_mode=asked, minimum_version=strong) as server:
+        looked = audit.Audit({"address": ADDRESS, "tls": certificate})
+        looked.closed("it", server.getsockname()[1], b"PING\r\n")
+    assert found(looked) == findings
+
+
+REFUSED = ("config get masterauth",)
+USERS = "user admin on #aa ~* +@all\nuser app on #bb ~x +get\n"
+
+
+@pytest.mark.parametrize(
+    ("live", "allowed", "findings"),
+    [
+        (USERS, {"admin"}, []),
+        (USERS + "user other on nopass +get\n", {"admin"}, ["users of Redis"]),
+        (USERS.replace("#bb", "#cc"), {"admin"}, ["users of Redis with other rules or passwords"]),
+        (USERS, {"admin", "app"}, ["users of Redis who may administer"]),
+        (USERS, set(), ["Redis tells who may administer"]),
+    ],
+)
+def test_users_of_redis_that_are_not_as_designed_are_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: str, allowed: set[str], findings: list[str]
+) -> None:
+    def run(_: str, __: str, verb: str, user: str = "", *___: str) -> str:
+        return live if verb == "list" else "OK\n" if user in allowed else "no permissions\n"
+
+    (tmp_path / "users.acl").write_text(USERS)
+    looked = audit.Audit({"address": ADDRESS, "tls": {}})
+    monkeypatch.setattr(looked, "run", run)
+    looked.redis_users("Redis", "holdfast-redis", tmp_path / "users.acl", REFUSED)
+    assert found(looked) == findings
+
+
+def test_a_secret_on_a_command_line_is_a_finding() -> None:
+    """The word is in no other process: a secret that only this test knows."""
+    secret = uuid.uuid4().hex
+    assert wrong("command_lines", secrets={"redis_admin": secret}) == []
+    with subprocess.Popen(["sh", "-c", "read -r _", secret], stdin=subprocess.PIPE) as process:
+        assert wrong("command_lines", secrets={"redis_admin": secret}) == ["secrets on a command line"]
+        process.communicate()
 
 
 def test_a_host_is_told_no_secret_that_it_does_not_use() -> None:

@@ -128,7 +128,6 @@ class Audit:
         *,
         plain: bool = False,
         address: str = "",
-        context: ssl.SSLContext | None = None,
     ) -> str:
         """Send ``words`` to a port, of this host by default, and return the first answer, or what stopped it."""
         address = address or self.address
@@ -136,8 +135,7 @@ class Audit:
             with socket.create_connection((address, port), TIMEOUT) as link:
                 if plain:
                     return answer(link, words)
-                context = context or self.context(certificate)
-                with context.wrap_socket(link, server_hostname=address) as tls:
+                with self.context(certificate).wrap_socket(link, server_hostname=address) as tls:
                     return answer(tls, words)
         except (ssl.SSLError, ConnectionError) as error:
             return f"closed: {error.__class__.__name__}"
