@@ -79,8 +79,8 @@ def cluster() -> dict[str, Any]:
     queue_names = environment.names("HOLDFAST_QUEUES", ("default", "critical"))
     files = tls.read(url)
     return {
-        "broker_url": url,
-        "broker_use_ssl": files.amqp() if files else False,
+        "broker_url": url,  # HOLDFAST_BROKER_URL, all nodes
+        "broker_use_ssl": files.amqp() if files else False,  # HOLDFAST_TLS_*; the node's name is compared
         **rabbitmq(),
         **_topology(queue_names),
         **(_redis_as_broker(queue_names, files) if url.startswith("sentinel:") else {}),
@@ -132,6 +132,7 @@ def _connections() -> dict[str, Any]:
 def rabbitmq() -> dict[str, Any]:
     """Return what suits every RabbitMQ, the application's own too: how messages get there, and the kinds of queues."""
     return {
+        # confirms, and time limits of the socket
         "broker_transport_options": {
             "confirm_publish": True,  # a publish returns when a majority of the queue has it on disk (celery#5410)
             "socket_settings": {  # py-amqp's default of 1000 ms makes a short outage redeliver everything
@@ -145,21 +146,22 @@ def rabbitmq() -> dict[str, Any]:
         "task_default_exchange_type": "topic",  # on a direct exchange a countdown waits in a worker's memory
         "task_default_queue_type": "quorum",  # also for a queue that an adopting application describes by name only
         "task_create_missing_queue_type": "quorum",  # also for a queue that only a route names
-        "task_create_missing_queue_exchange_type": "topic",
+        "task_create_missing_queue_exchange_type": "topic",  # and a countdown for it waits in the broker, too
     }
 
 
 def _topology(queue_names: tuple[str, ...]) -> dict[str, Any]:
     """Return the topology: it is provisioned on the broker, and only described here."""
     return {
-        "task_queues": routing.queues(queue_names),
-        "task_default_queue": queue_names[0],
-        "task_default_exchange": routing.EXCHANGE,
-        "task_default_routing_key": queue_names[0],
+        "task_queues": routing.queues(queue_names),  # HOLDFAST_QUEUES; described, never declared by clients
+        "task_default_queue": queue_names[0],  # what nobody routes elsewhere
+        "task_default_exchange": routing.EXCHANGE,  # the one that the delay queues and `unrouted` are bound to
+        "task_default_routing_key": queue_names[0],  # a queue's key is its name
         # a misspelt name raises; by default it creates a queue on one node that no worker reads
         "task_create_missing_queues": False,
         # where the broker delivers the notices of tasks that expired; None where there is no such queue
         "holdfast_expired_queue": routing.EXPIRED,
+        # a message that names its queue keeps it, so a retry goes where it came from
         "task_routes": (routing.Router(queue_names[0]),),
     }
 
@@ -217,8 +219,8 @@ def _execution() -> dict[str, Any]:
 def _messages() -> dict[str, Any]:
     """Return what messages and results are written as."""
     return {
-        "task_serializer": "json",
-        "result_serializer": "json",
+        "task_serializer": "json",  # what `accept_content` takes
+        "result_serializer": "json",  # the same
         "accept_content": ["json"],  # pickle would let anyone who can publish run code
     }
 
@@ -226,7 +228,7 @@ def _messages() -> dict[str, Any]:
 def _redis() -> dict[str, Any]:
     """Return how clients talk to a Redis that stores results, and how long results stay."""
     return {
-        "redis_socket_timeout": REDIS_TIMEOUT,
+        "redis_socket_timeout": REDIS_TIMEOUT,  # a dead primary is noticed, and its successor asked for
         "redis_socket_connect_timeout": 2,  # seconds; a dead address must not delay the failover
         "redis_socket_keepalive": True,  # the kernel finds the dead peer of a silent waiting reader (celery#4857)
         "redis_backend_health_check_interval": 15,  # seconds; an idle connection is checked before it is used
@@ -247,11 +249,12 @@ def results() -> dict[str, Any]:
     return {
         # a result counts as stored when it is on the replicas' disks, too
         "result_backend": f"holdfast.results:DurableSentinelBackend+{url}",
+        # the Sentinels, their login, and how long a result waits for them
         "result_backend_transport_options": {
             **_sentinel(files),
             "durable_patience": 120,  # seconds that a finished task waits for the store before its message goes back
         },
-        "redis_backend_use_ssl": files.redis() if files else None,
+        "redis_backend_use_ssl": files.redis() if files else None,  # HOLDFAST_TLS_*
         # a stored failure names its task, arguments and worker; the tables of a database may lack the columns
         "result_extended": True,
     }
@@ -276,6 +279,7 @@ def schedule() -> dict[str, Any]:
         "redbeat_redis_url": "redis-sentinel://",
         # without it redbeat uses broker_use_ssl, which is for RabbitMQ
         "redbeat_redis_use_ssl": files.redis() if files else None,
+        # the Sentinels and beat's own login
         "redbeat_redis_options": {
             "sentinels": [(one.hostname, one.port or 26379) for one in sentinels],
             "service_name": ask["master_name"],
@@ -296,8 +300,9 @@ def _tls() -> tls.TLSFiles | None:
 def _redis_as_broker(queue_names: tuple[str, ...], files: tls.TLSFiles | None) -> dict[str, Any]:
     """Return what differs where Redis carries the tasks."""
     return {
-        "broker_use_ssl": files.redis() if files else False,
+        "broker_use_ssl": files.redis() if files else False,  # HOLDFAST_TLS_*
+        # a visibility timeout above the time limit
         "broker_transport_options": redis_broker.transport_options(_sentinel(files), _time_limit()),
-        "task_queues": redis_broker.queues(queue_names),
+        "task_queues": redis_broker.queues(queue_names),  # lists of Redis
         "holdfast_expired_queue": None,  # a notice waits in RabbitMQ's delay queues
     }
