@@ -102,3 +102,9 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
     }
     assert {"test_doors.py", "test_logins_are_logged"} <= named
     assert named - defined - {path.name for path in files} == set()
+
+
+def test_every_setting_has_its_reason() -> None:
+    rows = [line for line in (ROOT / "docs/reference/settings.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    assert [row for row in rows if row.endswith("|  |")] == []
