@@ -66,7 +66,7 @@ test-next: env ## run the library's unit tests with the newest celery, kombu and
 	@scripts/test-next
 
 test-production: env ## run every playbook on bare hosts in containers, under load where servers stop (STEPS="site drill")
-	@.venv/bin/pytest --verbose $(or $(addprefix tests/production/test_verbs.py::test_,$(STEPS)),tests/production)
+	@.venv/bin/pytest --verbose tests/production --steps "$(STEPS)"
 
 drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)
 	@.venv/bin/python -m drill run --set $(or $(SET),standard)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -127,3 +129,16 @@ def test_a_drill_that_does_not_start_is_a_failure(lab: Lab, monkeypatch: pytest.
     monkeypatch.setattr(module.sys, "executable", "false")
     with pytest.raises(pytest.fail.Exception, match="before its load ran"), lab.load():
         pass
+
+
+@pytest.mark.parametrize(
+    ("steps", "code", "said"),
+    [
+        ("gone hosts", 0, "test_verbs.py::test_gone\ntests/production/test_verbs.py::test_hosts\n\n"),
+        ("nonsense", 4, "found the steps nonsense; allowed: hosts, refused"),
+    ],
+)
+def test_steps_are_chosen_by_name(steps: str, code: int, said: str) -> None:
+    command = [sys.executable, "-m", "pytest", "tests/production", "--steps", steps, "--collect-only", "-q"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr

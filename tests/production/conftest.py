@@ -15,6 +15,22 @@ if TYPE_CHECKING:
 WITHOUT_HOSTS = {"hosts", "gone", "elsewhere"}  # the verbs that need none
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--steps", default="", help="the verbs to run, in this order; all of them by default")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the verbs of ``--steps``."""
+    chosen: list[str] = config.getoption("--steps").split()
+    verbs = {item.name.removeprefix("test_"): item for item in items}
+    unknown = [step for step in chosen if step not in verbs]
+    if unknown:
+        raise pytest.UsageError(
+            f"found the steps {', '.join(unknown)}; allowed: {', '.join(verbs)}; next: choose of these"
+        )
+    items[:] = [verbs[step] for step in chosen] or items
+
+
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Lab:
     """The hosts of INVENTORY, six by default: the verb ``hosts`` makes them, ``gone`` removes them."""
