@@ -13,7 +13,8 @@ setting() {
 }
 
 project=$(setting COMPOSE_PROJECT_NAME holdfast)
-network=$(setting HOLDFAST_NET 172.30.77) # first three numbers of the addresses; change it when it collides with your own
+# first three numbers of the addresses; change it when it collides with a network of your own
+network=$(setting HOLDFAST_NET 172.30.77)
 address=$(setting HOLDFAST_ADDRESS 127.0.0.1) # where the stack's ports are opened
 broker=$(setting BROKER rabbitmq)
 test_lab=holdfast-test-lab # the hosts on which make test-all runs the playbooks
@@ -42,7 +43,7 @@ die() {
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# logged NAME COMMAND...: runs a command with its output in build/logs/NAME.log, of which the end is shown when it fails.
+# logged NAME COMMAND...: runs a command with its output in build/logs/NAME.log; shows the end of it when it fails.
 logged() {
   local log=$root/build/logs/$1.log
   shift
