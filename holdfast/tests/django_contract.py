@@ -191,6 +191,8 @@ class DjangoContract:
         (row,) = ROWS.parked()
         assert (row.task_id, row.attempts) == (bad, PARK_AFTER)
         assert "too large" in (row.error or "")
+        assert ROWS.find(bad) == row
+        assert ROWS.find(good) is None
         make_due()
         assert relay(broker).once().kept == 0
         assert ROWS.release([row.id]) == 1

@@ -141,6 +141,8 @@ class OutboxContract:
             (row,) = store.parked(connection)
             assert (row.task_id, row.attempts) == (ids[0], rows.PARK_AFTER)
             assert "too large" in (row.error or "")
+            assert store.find(connection, ids[0]) == row
+            assert store.find(connection, ids[1]) is None
         make_due(engine)
         assert relay.once().kept == 0
         with engine.begin() as connection:

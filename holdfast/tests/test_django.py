@@ -20,7 +20,7 @@ from django.test import Client
 from django_contract import ROWS, DjangoContract, add_rows, broker, tables
 from django_project import add, app
 
-from holdfast import dead
+from holdfast import dead, where
 from holdfast.django import capture_enqueued, enqueue
 from holdfast.django.application import application
 from holdfast.django.models import Outbox
@@ -146,7 +146,17 @@ def test_operators_list_release_and_discard() -> None:
     assert json.loads(run("outbox", "--database", "default", "status"))["waiting"] == 1
 
 
-@pytest.mark.parametrize("arguments", [("relay",), ("dead", "list")])
+def test_a_task_in_the_outbox_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    (task_id,) = add_rows(1)
+    looks = where.looks
+    monkeypatch.setattr(where, "looks", lambda *asked: {"outbox": looks(*asked)["outbox"]})  # nothing else runs here
+    monkeypatch.setattr("celery._state.get_current_app", lambda: app)
+    assert "waits in the outbox since" in run("where", task_id)
+    with pytest.raises(SystemExit, match="1"):
+        call_command("where", "another")
+
+
+@pytest.mark.parametrize("arguments", [("relay",), ("dead", "list"), ("where", "1")])
 def test_a_project_without_a_celery_application_is_told_so(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

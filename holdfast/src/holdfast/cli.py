@@ -15,6 +15,7 @@ COMMANDS = {
     "outbox": "holdfast.outbox.cli:command",
     "probe": "holdfast.probe:command",
     "relay": "holdfast.outbox.cli:relay",
+    "where": "holdfast.where:command",
 }
 
 

@@ -74,6 +74,10 @@ class DjangoRows:
         rows = self._rows().exclude(parked_at=None).order_by("id")
         return [Row(*values) for values in rows.values_list(*COLUMNS)]
 
+    def find(self, task_id: str) -> Row | None:
+        found = self._rows().filter(task_id=task_id).values_list(*COLUMNS).first()
+        return Row(*found) if found else None
+
     def release(self, ids: Iterable[int]) -> int:
         return int(self._rows().filter(pk__in=list(ids)).exclude(parked_at=None).update(**RELEASED))
 

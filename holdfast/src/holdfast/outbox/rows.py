@@ -102,6 +102,9 @@ class Rows(Protocol):
     def parked(self) -> list[Row]:
         """Return the parked rows, oldest first."""
 
+    def find(self, task_id: str) -> Row | None:
+        """Return the row of a task; None when there is none."""
+
     def release(self, ids: Iterable[int]) -> int:
         """Let parked rows be tried again; return how many there were."""
 

@@ -125,6 +125,12 @@ def parked(connection: Connection) -> list[Row]:
     return [Row(*row) for row in connection.execute(query)]
 
 
+def find(connection: Connection, task_id: str) -> Row | None:
+    """Return the row whose workflow has this id; None when there is none."""
+    found = connection.execute(select(*_COLUMNS).where(outbox.c.task_id == task_id)).first()
+    return Row(*found) if found else None
+
+
 def release(connection: Connection, ids: Iterable[int]) -> int:
     """Let parked rows be tried again; return how many there were."""
     return connection.execute(update(outbox).where(_is_parked(ids)).values(RELEASED)).rowcount
@@ -169,6 +175,10 @@ class EngineRows:
     def parked(self) -> list[Row]:
         with self.engine.connect() as connection:
             return parked(connection)
+
+    def find(self, task_id: str) -> Row | None:
+        with self.engine.connect() as connection:
+            return find(connection, task_id)
 
     def release(self, ids: Iterable[int]) -> int:
         with self.engine.begin() as connection:
