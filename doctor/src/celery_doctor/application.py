@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery_doctor import (  # noqa: F401 - they register their rules
     consume,
@@ -27,7 +27,7 @@ def all_rules() -> list[Rule]:
     return list(settings_rules)
 
 
-def examine(app: Celery, only: Callable[[Rule], bool] = lambda _: True) -> Iterator[Finding]:
+def examine(app: Celery[Any], only: Callable[[Rule], bool] = lambda _: True) -> Iterator[Finding]:
     """Look at the settings of an application; no server is asked.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from holdfast import consumer, defaults, logins, logs, notices, publisher, request, startup, tracing
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
+_App = TypeVar("_App", bound="Celery[Any]")  # with a task class of its own, too
 _installed: WeakSet[Celery] = WeakSet()
 
 
-def install(app: Celery) -> Celery:
+def install(app: _App) -> _App:
     """Put every part of the layer into an application, once; best right after ``Celery(...)``.
 
     Nothing of the application is replaced: the values of :mod:`holdfast.settings` are defaults below its own settings,

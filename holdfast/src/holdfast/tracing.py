@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FLUSH = 2000  # milliseconds that a process which ends may spend on sending its last spans
 
 
-def instrument(app: Celery) -> None:
+def instrument(app: Celery[Any]) -> None:
     """Make spans of an app's publishes and runs, with the tracer provider of the process.
 
     Args:
@@ -33,7 +33,7 @@ def instrument(app: Celery) -> None:
     """
     with extras.needed():
         from opentelemetry.instrumentation.celery import CeleryInstrumentor  # noqa: PLC0415 - optional
-    instrumentor: Any = CeleryInstrumentor()  # type: ignore[no-untyped-call]  # untyped there
+    instrumentor: Any = CeleryInstrumentor()
     if not instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.instrument()
     amqp: Any = app.amqp

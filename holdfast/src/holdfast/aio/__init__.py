@@ -132,7 +132,7 @@ async def apply_async(
 
 
 async def publish_many(
-    app: Celery, signatures: Iterable[Signature[Any]], *, window: int = WINDOW, deadline: float | None = None
+    app: Celery[Any], signatures: Iterable[Signature[Any]], *, window: int = WINDOW, deadline: float | None = None
 ) -> list[Outcome]:
     """Publish signatures and return how each of their messages ended; as :func:`holdfast.publish_many` does.
 
@@ -237,7 +237,7 @@ async def enqueue(session: AsyncSession | AsyncConnection, signature: Signature[
 
 
 @asynccontextmanager
-async def running(app: Celery) -> AsyncIterator[None]:
+async def running(app: Celery[Any]) -> AsyncIterator[None]:
     """Prepare publishing; at the end of the block publish what is under way and close the connections.
 
     Without it the first publish imports the tasks and starts the thread, and the connections end with the process.
@@ -256,7 +256,7 @@ async def running(app: Celery) -> AsyncIterator[None]:
         await asyncio.shield(in_thread(lambda: close(app)))
 
 
-def lifespan(app: Celery) -> Callable[[object], AbstractAsyncContextManager[None]]:
+def lifespan(app: Celery[Any]) -> Callable[[object], AbstractAsyncContextManager[None]]:
     """Return a lifespan for FastAPI, Starlette and others: :func:`running` while the web application runs.
 
         api = FastAPI(lifespan=holdfast.aio.lifespan(app))

@@ -157,4 +157,4 @@ class Door:
         return monotonic() >= self.closed_until
 
 
-_doors: WeakKeyDictionary[Celery, Door] = WeakKeyDictionary()
+_doors: WeakKeyDictionary[Celery[Any], Door] = WeakKeyDictionary()

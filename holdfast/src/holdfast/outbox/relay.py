@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from kombu.exceptions import EncodeError
@@ -74,7 +74,7 @@ class Relay:
         lease: seconds for which a pass owns its rows; longer than publishing takes, else another relay repeats them.
     """
 
-    app: Celery
+    app: Celery[Any]
     rows: Rows
     send: Send
     metrics: Metrics
@@ -170,7 +170,7 @@ def _read(row: Row) -> Workflow | Failure:
     return replace(workflow, messages=messages)
 
 
-def _failure(workflow: Workflow, errors: list[Exception | None]) -> Failure | None:
+def _failure(workflow: Workflow, errors: Sequence[Exception | None]) -> Failure | None:
     """Return why a row stays, None when the broker has all of it."""
     rest = [message for message, error in zip(workflow.messages, errors, strict=True) if error]
     found = [error for error in errors if error]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from holdfast.publisher import Message
 
     # publishes messages and returns for each one None when the broker has it, else why not
-    Send: TypeAlias = Callable[[Sequence[Message]], list[Exception | None]]
+    Send: TypeAlias = Callable[[Sequence[Message]], Sequence[Exception | None]]
 
 _index = attrgetter("index")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from celery.app.amqp import AMQP
 
@@ -80,7 +80,7 @@ def install(app: Celery, fallback: Fallback | None = None) -> None:
     detach_results(app)
 
 
-def publisher_of(app: Celery) -> Publisher:
+def publisher_of(app: Celery[Any]) -> Publisher:
     """Return the publisher of this process for the cluster that an app writes to.
 
     Raises:

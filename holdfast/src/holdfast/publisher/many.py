@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def publish_many(
-    app: Celery, signatures: Iterable[Signature[Any]], *, window: int = WINDOW, deadline: float | None = None
+    app: Celery[Any], signatures: Iterable[Signature[Any]], *, window: int = WINDOW, deadline: float | None = None
 ) -> list[Outcome]:
     """Publish signatures and return how each of their messages ended.
 
@@ -40,7 +40,7 @@ def publish_many(
 
 
 def iter_publish(
-    app: Celery, signatures: Iterable[Signature[Any]], *, window: int = WINDOW, deadline: float | None = None
+    app: Celery[Any], signatures: Iterable[Signature[Any]], *, window: int = WINDOW, deadline: float | None = None
 ) -> Iterator[Outcome]:
     """Publish signatures, as :func:`publish_many` does, for input that does not fit into memory.
 

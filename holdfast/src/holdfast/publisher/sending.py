@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.utils.time import subtract_datetimes
-from dateutil.parser import isoparse  # type: ignore[import-untyped]  # Celery reads an eta with it
+from dateutil.parser import isoparse
 
 from holdfast.request import PutBack, unavailable
 
