@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from datetime import timedelta
+from functools import partial
 
 import inbox_process
 import pytest
@@ -48,10 +49,10 @@ class InboxContract:
     """Needs a fixture ``engine`` with empty tables."""
 
     def test_a_repeat_returns_the_stored_result_and_does_nothing(self, engine: Engine) -> None:
-        results = []
+        results: list[dict[str, object]] = []
         for _ in range(3):
             with Session(engine) as session, session.begin():
-                results.append(inbox.once(session, "task-1", lambda s=session: book(s, f"guest {len(results)}")))
+                results.append(inbox.once(session, "task-1", partial(book, session, f"guest {len(results)}")))
         assert results == [results[0]] * 3
         assert bookings(engine) == 1
 
@@ -62,9 +63,9 @@ class InboxContract:
                 assert inbox.once(session, "task-1", lambda: result) == result
 
     def test_keys_are_independent_and_steps_of_a_task_too(self, engine: Engine) -> None:
-        keys = ["a", "b", ("a", "b"), ("a", "c"), ("a/b",), ("a", "b/c"), ("a", "b", "c")]
+        keys: list[str | tuple[str, ...]] = ["a", "b", ("a", "b"), ("a", "c"), ("a/b",), ("a", "b/c"), ("a", "b", "c")]
         with Session(engine) as session, session.begin():
-            assert [inbox.once(session, key, lambda n=n: n) for n, key in enumerate(keys)] == list(range(len(keys)))
+            assert [inbox.once(session, key, partial(int, n)) for n, key in enumerate(keys)] == [*range(len(keys))]
 
     def test_a_rollback_takes_the_key_back_with_the_effect(self, engine: Engine) -> None:
         with Session(engine) as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import partial
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
@@ -28,7 +29,7 @@ def main(url: str, count: str) -> None:
         sys.stdin.readline()
     for number in range(1 if count == "hang" else int(count)):
         with Session(engine) as session, session.begin():
-            print(inbox.once(session, f"key {number}", lambda s=session, n=number: book(s, f"guest {n}")))
+            print(inbox.once(session, f"key {number}", partial(book, session, f"guest {number}")))
 
 
 if __name__ == "__main__":

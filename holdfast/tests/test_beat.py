@@ -29,14 +29,14 @@ BERLIN = ZoneInfo("Europe/Berlin")
 @pytest.fixture
 def app() -> Celery:
     app = Celery("unit", broker="memory://", set_as_current=False)
-    app.conf.timezone = "Europe/Berlin"
+    app.conf.update(timezone="Europe/Berlin")
     app.conf.redbeat_redis_url = "redis://unused.invalid"
     return app
 
 
 def entry(app: Celery, **fields: Any) -> StoredEntry:
     """Make an entry that is in the application's configuration."""
-    given = {"task": "t", "schedule": 20} | fields
+    given: dict[str, Any] = {"task": "t", "schedule": 20, **fields}
     app.conf.beat_schedule["one"] = given
     return StoredEntry("one", app=app, **given)
 

@@ -157,7 +157,12 @@ def test_the_login_of_operators_comes_from_a_variable_of_its_own(
     seen: list[str | None] = []
     connection = MagicMock()
     connection.transport.driver_type = "amqp"
-    monkeypatch.setattr(app, "connection_for_write", lambda urls: seen.append(urls) or connection)
+
+    def connect(urls: str | None) -> MagicMock:
+        seen.append(urls)
+        return connection
+
+    monkeypatch.setattr(app, "connection_for_write", connect)
     monkeypatch.setenv("HOLDFAST_OPERATOR_URL", variable)
 
     with dead.open_office(app, "dead", argument):

@@ -10,11 +10,10 @@ import pytest
 from celery import Celery, Task
 from celery.exceptions import ImproperlyConfigured
 from kombu import Queue
+from test_settings import ENVIRONMENT
 
 from holdfast import settings
 from holdfast.app import install
-
-from .test_settings import ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +109,7 @@ def test_the_applications_own_settings_stay_and_the_others_are_the_layers(
 
     assert {name: conf[name] for name in OWN} == OWN
     assert (conf.broker_write_url, conf.result_backend) == (OWN["broker_url"], OWN["result_backend"])
-    assert conf.timezone == "Europe/Berlin"
+    assert conf["timezone"] == "Europe/Berlin"
     assert (conf.task_acks_late, conf.task_reject_on_worker_lost) == (True, True)
     assert conf.broker_heartbeat == 10
     assert conf.task_default_queue_type == "quorum"
@@ -157,7 +156,7 @@ def test_no_environment_is_needed_and_nothing_that_needs_it_is_given() -> None:
 def test_installing_reads_no_settings() -> None:
     app = install(new())
     app.config_from_object("no_such_module")  # read when it is needed, as Celery does
-    assert not app.configured
+    assert not vars(app)["configured"]
 
 
 @pytest.mark.parametrize("broker", ["redis://own.example", "sentinel://own.example", "sqs://", "memory://"])
@@ -217,11 +216,11 @@ def test_a_wrong_environment_stops_no_import_and_every_use(
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
     app = install(new())
-    app.conf.timezone = "Europe/Berlin"
+    app.conf.update(timezone="Europe/Berlin")
     for _ in range(2):
         with pytest.raises(ImproperlyConfigured, match=part):
             app.send_task("shop.mail")
-    assert app.conf.timezone == "Europe/Berlin"
+    assert app.conf["timezone"] == "Europe/Berlin"
 
 
 @pytest.mark.usefixtures("environment")
@@ -233,7 +232,7 @@ def test_an_unexpected_error_stops_every_use_too(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(settings, "schedule", breaks)
     app = install(new())
-    app.conf.timezone = "Europe/Berlin"
+    app.conf.update(timezone="Europe/Berlin")
     for use in (lambda: app.conf.broker_url, lambda: app.send_task("shop.mail")):
         with pytest.raises(ImproperlyConfigured, match="ValueError: odd") as caught:
             use()
@@ -266,6 +265,6 @@ def test_an_own_task_class_is_kept() -> None:
     app = new(task_cls=FlaskTask)
     app.config_from_object({"task_ignore_result": True})
     install(app)
-    task: Any = app.task(one_by_one, name="t", shared=False)
+    task: Any = app.task(name="t", shared=False)(one_by_one)
     assert isinstance(task._get_current_object(), FlaskTask)
     assert (task.ignore_result, task.acks_late) == (True, True)

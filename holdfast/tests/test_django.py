@@ -258,7 +258,8 @@ def test_a_person_sees_and_replays_dead_letters_with_the_rights_of_the_model(
     def office(*_: object) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(letters=lambda: iter([letter]), replay=lambda *_: replayed.append("a"))
 
-    letter, replayed = SimpleNamespace(task_id="a", summary=lambda: {"task_id": "a"}), []
+    letter = SimpleNamespace(task_id="a", summary=lambda: {"task_id": "a"})
+    replayed: list[str] = []
     monkeypatch.setattr("celery._state.get_current_app", lambda: app)
     monkeypatch.setattr(dead, "open_office", office)
     person = get_user_model().objects.create_user("ada", is_staff=True)

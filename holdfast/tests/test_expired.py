@@ -229,7 +229,7 @@ def test_a_timer_thread_that_is_faster_than_its_caller_settles_all(step: Expired
     c.timer, c.initial_prefetch_count = Threads(), 0
     step = Expired(c)
     step.start(c)
-    requests = [Request(backend, name) for name in "ab"]
+    requests: list[Any] = [Request(backend, name) for name in "ab"]
     for one in requests:
         step.add(one)
         c.timer.join()

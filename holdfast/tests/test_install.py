@@ -127,6 +127,7 @@ def test_a_task_class_of_the_applications_own_is_kept(kind: str, late: bool, mon
             patch.setitem(globals(), "make", lambda **options: install(made(**options)))
             task = BASES[kind]()
     started(task.app)
+    assert issubclass(task.Request, request.Request)
     assert isinstance(task, ContextTask)
     assert task.tenant_cache_seconds == 7
     assert task.delay_on_commit(1) == "on commit: (1,)"
@@ -136,7 +137,6 @@ def test_a_task_class_of_the_applications_own_is_kept(kind: str, late: bool, mon
     assert task() == 3
     assert ContextTask.calls == ["apply_async", "call"]
     assert [message.headers["task"] for message in messages] == ["t"]
-    assert issubclass(task.Request, request.Request)
 
 
 def test_a_class_inside_a_factory_is_kept_each_time_the_factory_runs() -> None:
@@ -178,7 +178,7 @@ def test_every_task_of_an_app_gets_a_request_of_the_layer_and_no_other_app_does(
 @pytest.mark.parametrize("own", [OwnRequest, f"{__name__}:OwnRequest", SlottedRequest, MetaRequest], ids=str)
 def test_an_own_request_class_is_combined(own: Any) -> None:
     app: Any = install(make())
-    task: Any = app.task(nothing, name="t", shared=False, Request=own)
+    task: Any = app.task(name="t", shared=False, Request=own)(nothing)
     started(app)
     assert issubclass(task.Request, Request)
     assert issubclass(task.Request, own if isinstance(own, type) else OwnRequest)
@@ -189,7 +189,7 @@ def test_an_own_request_class_is_combined(own: Any) -> None:
 
 def test_a_combined_request_runs_the_applications_method_and_the_layers() -> None:
     app: Any = install(make())
-    task: Any = app.task(nothing, name="t", shared=False, Request=OwnRequest, acks_late=True)
+    task: Any = app.task(name="t", shared=False, Request=OwnRequest, acks_late=True)(nothing)
     started(app)
     settled: list[str] = []
     message = SimpleNamespace(
@@ -221,10 +221,11 @@ def failure(error: Exception) -> ExceptionInfo:
 
 def test_a_strategy_of_the_applications_own_is_told(caplog: pytest.LogCaptureFixture) -> None:
     app: Any = install(make())
-    app.task(nothing, name="usual", shared=False)
-    app.task(nothing, name="own", shared=False, Strategy=f"{__name__}:nothing")
+    app.task(name="usual", shared=False)(nothing)
+    app.task(name="own", shared=False, Strategy=f"{__name__}:nothing")(nothing)
     started(app)
-    assert [one.args[0] for one in caplog.records if "Strategy" in one.message and one.args] == ["own"]
+    told = [one.args for one in caplog.records if "Strategy" in one.message]
+    assert [args[0] for args in told if isinstance(args, tuple)] == ["own"]
 
 
 class NoRequest:
@@ -237,7 +238,7 @@ OWN = [NoRequest, "nowhere:Request", f"{__name__}:Missing", nothing]
 @pytest.mark.parametrize("own", OWN, ids=["another-class", "no-module", "no-attribute", "a-function"])
 def test_a_request_class_that_cannot_be_combined_is_refused_by_name(own: Any) -> None:
     app: Any = install(make())
-    app.task(nothing, name="t", shared=False, Request=own)
+    app.task(name="t", shared=False, Request=own)(nothing)
     with pytest.raises(SystemExit, match=r"holdfast: The Request of task 't' is .*(NoRequest|nowhere|Missing|nothing)"):
         started(app)
 
@@ -280,7 +281,7 @@ def test_an_own_amqp_control_and_consumer_class_is_combined() -> None:
 def test_an_app_that_a_factory_made_goes_away() -> None:
     def made() -> weakref.ref[Celery]:
         app = install(make())
-        app.task(nothing, name="t", shared=False)
+        app.task(name="t", shared=False)(nothing)
         started(app)
         publisher_of(app)
         examine(app)
@@ -308,7 +309,7 @@ def test_installing_twice_changes_nothing_the_second_time() -> None:
 
 def test_the_doctor_has_nothing_to_say_about_the_retries_of_an_installed_app() -> None:
     def rules(app: Any) -> set[str]:
-        app.task(nothing, name="t", shared=False)
+        app.task(name="t", shared=False)(nothing)
         return {finding.rule.id[:5] for finding in examine(app)}
 
     assert "HF222" in rules(make())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-app: Any = install(Celery("eager", broker="memory://", backend="cache+memory://", set_as_current=False))
+app = install(Celery("eager", broker="memory://", backend="cache+memory://", set_as_current=False))
 app.conf.update(task_always_eager=True, task_eager_propagates=True, task_store_eager_result=True)
 ran: list[Any] = []
 

@@ -91,7 +91,7 @@ def test_waits_grow_and_stay_below_their_limits(engine: Engine) -> None:
 
     def wait(attempts: int, refused: bool) -> float:
         with engine.begin() as connection:
-            before = rows.Row(**{**as_dict(row), "attempts": attempts, "refusals": attempts if refused else 0})
+            before = replace(row, attempts=attempts, refusals=attempts if refused else 0)
             store.postpone(connection, before, rows.Failure("x", refused=refused))
             until = connection.execute(select(table.c.not_before)).scalar_one()
         return float((until - rows.now()).total_seconds())
@@ -99,11 +99,6 @@ def test_waits_grow_and_stay_below_their_limits(engine: Engine) -> None:
     for refused, limit in ((False, rows.OUTAGE_WAIT), (True, rows.REFUSED_WAIT)):
         assert 0.5 < wait(0, refused) <= 2
         assert limit / 2 - 1 < wait(50, refused) <= limit
-
-
-def as_dict(row: rows.Row) -> dict[str, object]:
-    """The fields of a row."""
-    return {name: getattr(row, name) for name in rows.Row.__dataclass_fields__}
 
 
 def test_a_broker_without_confirms_gets_the_same_messages() -> None:
@@ -120,8 +115,9 @@ def test_a_broker_without_confirms_gets_the_same_messages() -> None:
         task_id = outbox.enqueue(connection, task.s(1, 2).set(expires=60))
         message = store.claim(connection, 1, lease=1)[0]
     assert send.sender(virtual)(Workflow.loads(message.workflow).messages) == [None]
-    with virtual.connection_for_read() as connection:
-        received = virtual.amqp.queues["celery"](connection.default_channel).get(no_ack=True)
+    with virtual.connection_for_read() as broker:
+        received = virtual.amqp.queues["celery"](broker.default_channel).get(no_ack=True)
+    assert received is not None
     assert received.headers["id"] == task_id
     assert received.payload[0] == [1, 2]
     assert received.properties["expiration"] == "60000"

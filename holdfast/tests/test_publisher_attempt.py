@@ -85,8 +85,8 @@ class Scripted:
             raise error
 
 
-def cluster(nodes: Scripted, policy: Policy = POLICY) -> Cluster:
-    made = Cluster(nodes, policy)  # answers as Nodes do
+def cluster(nodes: Any, policy: Policy = POLICY) -> Cluster:  # answers as Nodes do
+    made = Cluster(nodes, policy)
     made.topology["tasks", "q"] = [object()]
     return made
 

@@ -20,7 +20,7 @@ class Settled:
     def __init__(self, headers: dict[str, Any] | None = None, **extra: Any) -> None:
         self.how: list[Any] = []
         self.headers = {"id": "id", "task": "t", **(headers or {})}
-        self.payload = ([], {}, {})
+        self.payload: tuple[list[Any], dict[str, Any], dict[str, Any]] = ([], {}, {})
         self.body, self.content_type, self.content_encoding = b"[[], {}, {}]", "application/json", "utf-8"
         self.properties: dict[str, Any] = {}
         self.delivery_info = {"exchange": "tasks", "routing_key": "q", "redelivered": False}
@@ -92,7 +92,7 @@ def test_a_state_that_cannot_be_recorded_settles_nothing_for_good(app: Celery, m
     assert request(app, expired).revoked() is True
     assert expired.how == ["put back"]
     failed = Settled()
-    app.tasks["t"].acks_on_failure = True
+    vars(app.tasks["t"])["acks_on_failure"] = True
     request(app, failed).on_failure(failure(ValueError("x")))
     assert failed.how == ["ack"]  # Celery settles before it records; the worker lives on
 

@@ -22,7 +22,7 @@ from holdfast.publisher.sending import whole_seconds
 from holdfast.request import PutBack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from celery.canvas import Signature
 
@@ -42,7 +42,7 @@ def make_app() -> Celery:
     app.conf.update(
         task_queues=routing.queues(["default"]), task_default_queue="default", task_routes=(routing.Router("default"),)
     )
-    app.task(nothing, name="t", shared=False)
+    app.task(name="t", shared=False)(nothing)
     vars(app)["now"] = lambda: NOW
     return app
 
@@ -74,7 +74,7 @@ def soon(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
-PUBLISHES = {
+PUBLISHES: dict[str, Callable[[Celery, dict[str, Any]], object]] = {
     "task": lambda app, delay: app.tasks["t"].apply_async(**delay),
     "by name": lambda app, delay: app.send_task("elsewhere", **delay),
     "by name, by place": lambda app, delay: app.send_task("elsewhere", [], {}, *delay.values()),
@@ -145,7 +145,7 @@ def test_a_delay_that_is_none_is_refused_by_celery(app: Celery, sent: list[Messa
     assert not sent
 
 
-EXPIRIES = {
+EXPIRIES: dict[str, Callable[[float], Any]] = {
     "seconds": lambda seconds: seconds,
     "datetime": soon,
     "ISO text": lambda seconds: soon(seconds).isoformat(),
@@ -169,7 +169,7 @@ def test_the_broker_is_never_told_when_a_task_expires(
 
 
 def test_a_task_that_expires_by_its_class_or_its_row_has_no_ttl(app: Celery, sent: list[Message]) -> None:
-    task: Any = app.task(nothing, name="short", shared=False, expires=5)
+    task: Any = app.task(name="short", shared=False, expires=5)(nothing)
     task.delay()
     app.send_task("short")
     assert [message.headers["expires"] is not None for message in sent] == [True, True]
@@ -178,7 +178,8 @@ def test_a_task_that_expires_by_its_class_or_its_row_has_no_ttl(app: Celery, sen
 
 
 def test_a_ttl_that_the_caller_chose_for_the_message_is_kept(app: Celery, sent: list[Message]) -> None:
-    app.tasks["t"].apply_async(expiration=5)
+    task: Any = app.tasks["t"]  # the stubs know few of the options
+    task.apply_async(expiration=5)
     assert sent[0].properties["expiration"] == "5000"
 
 
@@ -199,24 +200,26 @@ def test_a_task_that_expires_before_its_time_comes_when_it_expires(
 
 def test_a_send_task_of_the_applications_own_is_called(sent: list[Message]) -> None:
     class Tenants(Celery):
-        def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        def send_task(  # type: ignore[override]  # as applications write it
+            self, name: str, args: Any = None, kwargs: Any = None, **options: Any
+        ) -> Any:
             options["headers"] = {"tenant": "t1"}
             return super().send_task(name, args=args, kwargs=kwargs, **options)
 
-    app = Tenants("tenants", broker="amqp://nobody@127.0.0.1:1//", set_as_current=False)
+    app: Any = Tenants("tenants", broker="amqp://nobody@127.0.0.1:1//", set_as_current=False)
     install(app)
     app.send_task("elsewhere", (1,), {}, 0.5, queue="q")
-    app.task(nothing, name="own", shared=False).apply_async((1,), countdown=0.5)
+    app.task(name="own", shared=False)(nothing).apply_async((1,), countdown=0.5)
     assert [message.headers["tenant"] for message in sent] == ["t1", "t1"]
 
 
-def run(app: Celery, failure: Exception | None, monkeypatch: pytest.MonkeyPatch, body: Any, **options: Any) -> None:
+def run(app: Celery, failure: Exception | None, monkeypatch: pytest.MonkeyPatch, body: Any) -> None:
     """Run a task as a worker does, with every publish ending in ``failure``."""
 
     def unlucky(self: Task[Any, Any]) -> Any:
         return body(self)
 
-    task: Any = app.task(bind=True, default_retry_delay=7, name="unlucky", shared=False, **options)(unlucky)
+    task: Any = app.task(bind=True, default_retry_delay=7, name="unlucky", shared=False)(unlucky)
 
     def publish(*_args: Any, **_options: Any) -> None:
         if failure:

@@ -27,7 +27,7 @@ SPRING = datetime(2026, 3, 29, 0, 29, 30, tzinfo=UTC)  # 01:29:30 in Berlin; fro
 def application(zone: str) -> Celery:
     """Return an application in a time zone."""
     app = Celery("unit", broker="memory://", set_as_current=False)
-    app.conf.timezone = zone
+    app.conf.update(timezone=zone)
     return app
 
 
@@ -94,8 +94,8 @@ def test_the_hour_that_is_left_out_costs_no_tick(when: Any, count: int) -> None:
 def test_the_ticks_of_a_year_go_forward_in_every_zone(zone: str, when: Any) -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     moments = [start + timedelta(hours=25 * n, minutes=n % 60) for n in range(350)]
-    following = [ticks.after(with_app(when, zone), moment) for moment in moments]
-    assert all(tick and moment < tick for moment, tick in zip(moments, following, strict=True))
+    following = [tick for moment in moments if (tick := ticks.after(with_app(when, zone), moment))]
+    assert all(moment < tick for moment, tick in zip(moments, following, strict=True))
     assert following == sorted(following)
 
 

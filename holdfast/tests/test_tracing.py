@@ -79,7 +79,7 @@ def parent(span: ReadableSpan) -> int | None:
 
 def number(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 def test_a_task_its_retry_and_what_it_publishes_belong_to_the_callers_trace(

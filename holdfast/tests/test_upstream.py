@@ -62,7 +62,7 @@ def _shape(found: Any) -> str:
     for one in parameters:
         if one.kind is one.KEYWORD_ONLY and not any(text.startswith("*") for text in texts):
             texts.append("*")
-        stars = {one.VAR_POSITIONAL: "*", one.VAR_KEYWORD: "**"}.get(one.kind, "")
+        stars = "*" if one.kind is one.VAR_POSITIONAL else "**" if one.kind is one.VAR_KEYWORD else ""
         texts.append(f"{stars}{one.name}{'' if one.default is one.empty else '='}")
     return f"({', '.join(texts)})"
 
