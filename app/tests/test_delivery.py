@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -143,7 +143,8 @@ def test_no_address_and_no_payload_gets_into_logs_results_or_errors(
 
 
 def test_an_error_of_the_database_does_not_quote_the_row() -> None:
-    wrong = delivery.Request(f"https://example.org/{CANARY}", {"key": CANARY}, queue=None)
+    unknown: Any = None
+    wrong = delivery.Request(f"https://example.org/{CANARY}", {"key": CANARY}, queue=unknown)
     with pytest.raises(StatementError) as caught:
         delivery.accept([wrong])
     assert "INSERT" in str(caught.value)

@@ -180,7 +180,7 @@ def test_the_cache_of_django_is_a_cache() -> None:
 
 @pytest.mark.parametrize(("own", "said"), [({"time_limit": 7200}, True), ({"time_limit": 50}, False),
                                            ({"time_limit": 7200, "soft_time_limit": 7000}, False)])  # fmt: skip
-def test_a_long_limit_of_a_task_above_the_soft_limit_of_all_is_named(own: dict[str, int], said: bool) -> None:
+def test_a_long_limit_of_a_task_above_the_soft_limit_of_all_is_named(own: dict[str, Any], said: bool) -> None:
     app = application({"task_time_limit": 60, "task_soft_time_limit": 56})
 
     @app.task(name="patient.long", shared=False, **own)

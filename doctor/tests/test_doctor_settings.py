@@ -137,7 +137,7 @@ def test_routers_whose_answers_only_a_message_shows_are_no_fault(router: Any) ->
 def test_queues_named_by_tasks_and_the_schedule() -> None:
     beat = {"tick": {"task": "t", "schedule": 1.0, "options": {"queue": "ticks"}}}
     app = application(**RABBIT, beat_schedule=beat)
-    app.task(nothing, name="t", queue="jobs", shared=False)
+    app.task(name="t", queue="jobs", shared=False)(nothing)
     assert findings(app)["HF209"] == (
         "made as classic queues on first use: jobs (the task t), ticks (beat_schedule, tick)"
     )
@@ -193,17 +193,14 @@ def test_a_backend_that_cannot_be_found_hides_no_other_rule(backend: str) -> Non
 
 
 def test_tls_that_checks_nothing() -> None:
-    for options in (
-        {"cert_reqs": ssl.CERT_NONE},
-        {"ssl_cert_reqs": "none"},
-        {"cert_reqs": 0},
-        {"check_hostname": False},
-    ):
-        assert "HF117" in judged(broker_use_ssl=options), options
+    for name, value in (("cert_reqs", ssl.CERT_NONE), ("ssl_cert_reqs", "none"), ("cert_reqs", 0),
+                        ("check_hostname", False)):  # fmt: skip
+        assert "HF117" in judged(broker_use_ssl={name: value}), name
     assert "HF117" in judged(broker_url="rediss://a")
     assert "HF117" in judged(broker_url="rediss://a?ssl_cert_reqs=CERT_NONE")
-    for options in (True, {"ca_certs": "ca.pem"}, {"cert_reqs": ssl.CERT_REQUIRED}, {"ssl_cert_reqs": "required"}):
-        assert "HF117" not in judged(broker_use_ssl=options), options
+    for name, value in (("ca_certs", "ca.pem"), ("cert_reqs", ssl.CERT_REQUIRED), ("ssl_cert_reqs", "required")):
+        assert "HF117" not in judged(broker_use_ssl={name: value}), name
+    assert "HF117" not in judged(broker_use_ssl=True)
     assert "HF313" in judged(result_backend="rediss://a?ssl_cert_reqs=none")
     assert "HF313" in judged(result_backend="redis://a", redis_backend_use_ssl={"ssl_cert_reqs": ssl.CERT_NONE})
 
@@ -212,7 +209,7 @@ def test_tls_that_checks_nothing() -> None:
 def test_limits_do_nothing_in_these_pools(pool: str) -> None:
     assert "task_time_limit" in judged(worker_pool=pool, task_time_limit=60)["HF223"]
     app = application(worker_pool=pool)
-    app.task(nothing, name="slow", soft_time_limit=5, shared=False)
+    app.task(name="slow", soft_time_limit=5, shared=False)(nothing)
     assert "soft_time_limit of slow" in findings(app)["HF223"]
     assert "HF223" not in judged(worker_pool=pool)
 
@@ -231,9 +228,10 @@ def test_a_schedule_in_a_database_counts_without_entries_in_the_settings() -> No
 
 
 def test_one_task_that_keeps_late_acknowledgement_off_is_named_whatever_its_form() -> None:
-    for value in (False, 0):
+    off: tuple[Any, ...] = (False, 0)
+    for value in off:
         app = application(task_acks_late=True, task_reject_on_worker_lost=True)
-        app.task(nothing, name="early", acks_late=value, shared=False)
+        app.task(name="early", acks_late=value, shared=False)(nothing)
         assert findings(app)["HF201"] == "acks_late is off for early"
 
 

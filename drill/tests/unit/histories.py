@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from drill.faults.record import Fault
 from drill.judge.history import Attempt, History, Outcome, Run
 
 
-def fault(**changes: object) -> Fault:
+def fault(**changes: Any) -> Fault:
     base = Fault("1-kill", "kill", ["rabbit1"], 10, 11, 15, 16, 20, proof="stopped", healed="running")
-    return replace(base, **changes)  # the tests pass what the fields take
+    return replace(base, **changes)
 
 
 def healthy(tasks: int = 5) -> History:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from histories import add, fault, healthy, lose
@@ -125,12 +125,12 @@ def test_what_is_allowed_passes() -> None:
         {"outcomes": {}, "attempts": {}, "runs": {}, "results": {}, "effects": {}, "stored": {}},
     ],
 )
-def test_what_cannot_be_known_is_inconclusive(change: dict[str, object]) -> None:
+def test_what_cannot_be_known_is_inconclusive(change: dict[str, Any]) -> None:
     assert checker.judge(replace(healthy(), **change)).word == "inconclusive"
 
 
 @pytest.mark.parametrize("change", [{"drained": False}, {"unchecked": ["a gap"]}])
-def test_a_loss_in_an_incomplete_ledger_is_inconclusive_and_named(change: dict[str, object]) -> None:
+def test_a_loss_in_an_incomplete_ledger_is_inconclusive_and_named(change: dict[str, Any]) -> None:
     history = replace(healthy(), **change)
     lose(history)
     verdict = checker.judge(history)
