@@ -74,7 +74,7 @@ def test_every_recorded_series_is_used() -> None:
 
 
 def test_alertmanager_silences_alerts_that_exist() -> None:
-    file = yaml.safe_load((ROOT / "compose/config/secret/alertmanager.yml").read_text())
+    file = yaml.safe_load((ROOT / "compose/config/secret/alertmanager/alertmanager.yml").read_text())
     for rule in file["inhibit_rules"]:
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
             label, value = re.fullmatch(r'(\w+) (?:!?=~?) "(.+)"', matcher).groups()

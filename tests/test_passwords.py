@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ NASTY = (
     "a+b", "[::1]:5", "?q=1&x#y", "*!(){}<>", "=", "😀",
 )  # fmt: skip
 url_encoded: Callable[[str], str] = FILTERS["url_encoded"]
+bcrypt_hash: Callable[[str, str], str] = FILTERS["bcrypt_hash"]
 
 
 def values(password: str) -> dict[str, str]:
@@ -86,3 +88,13 @@ def test_both_separators_mean_the_same() -> None:
     urls = ["amqp://a:b@192.0.2.1:5672/x", "amqp://a:b@[2001:db8::1]:5672/x"]
     assert environment.split_urls(",".join(urls)) == environment.split_urls(";".join(urls)) == urls
     assert urlsplit(urls[1]).hostname == "2001:db8::1"
+
+
+def test_the_page_of_a_server_gets_a_hash_and_never_goes_without() -> None:
+    assert bcrypt_hash("${PROMETHEUS_PASSWORD}", "prometheus@a") == "${PROMETHEUS_PASSWORD_BCRYPT}"
+    made = bcrypt_hash("a password", "prometheus@a")
+    assert re.fullmatch(r"\$2[by]\$10\$[./A-Za-z0-9]{53}", made)
+    assert bcrypt_hash("a password", "prometheus@a") == made, "a second run changes nothing"
+    assert bcrypt_hash("another", "prometheus@a") != made
+    with pytest.raises(FILTERS["AnsibleFilterError"], match="no password for the page prometheus@a"):
+        bcrypt_hash("", "prometheus@a")

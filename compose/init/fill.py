@@ -5,6 +5,7 @@ follows from its end:
 
 - ``X_SHA256``: sha256 of the password ``X``, as Redis keeps it
 - ``X_RABBITMQ_HASH``: salted hash of the password ``X``, as RabbitMQ keeps it
+- ``X_BCRYPT``: bcrypt hash of the password ``X``, as Prometheus and Alertmanager keep it
 - ``X_URLENCODED``: the password ``X``, percent-encoded for a URL or an environment file
 - ``HOLDFAST_NET``: first three numbers of the stack's network, from the environment (172.30.77)
 - any other: a random password, kept in the file ``passwords/NAME`` and never made anew
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import ctypes
 import hashlib
 import ipaddress
 import os
@@ -32,6 +34,7 @@ PLAIN = re.compile(r"[A-Za-z0-9_.-]+")  # what every configuration file and ever
 NETWORK = "HOLDFAST_NET"
 SHA256 = "_SHA256"
 RABBITMQ_HASH = "_RABBITMQ_HASH"
+BCRYPT = "_BCRYPT"
 URLENCODED = "_URLENCODED"
 
 
@@ -96,6 +99,31 @@ def rabbitmq_hash(password: str) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
+def bcrypt_hash(password: str) -> str:
+    """Return the bcrypt hash of ``password``, made by the library with which Linux checks its own logins.
+
+    The salt comes from the password, as that of :func:`rabbitmq_hash`; 2 to the power of 10 rounds take 50 ms.
+
+    Raises:
+        UserError: this machine has no such library.
+    """
+    salt = hashlib.sha256(b"salt:" + password.encode()).hexdigest()[:21] + "u"  # the last of 22 is one of four
+    for name in ("libcrypt.so.2", "libcrypt.so.1"):  # both are libxcrypt; distributions differ in the number
+        try:
+            crypt = ctypes.CDLL(name).crypt
+        except OSError:
+            continue
+        crypt.restype = ctypes.c_char_p
+        made = crypt(password.encode(), f"$2b$10${salt}".encode()) or b""
+        if made.startswith(b"$2b$10$"):
+            return str(made.decode())
+    raise UserError(
+        "no library on this machine that computes bcrypt, which the pages of Prometheus and Alertmanager need",
+        "Linux with libcrypt.so of libxcrypt, as Debian, Ubuntu and Fedora have it",
+        "run this on such a machine, or in a container of one",
+    )
+
+
 def url_encoded(password: str) -> str:
     """Return ``password`` percent-encoded; also ``~``, which a shell that loads the file may expand."""
     return quote(password, safe="").replace("~", "%7E")
@@ -124,6 +152,8 @@ class Secrets:
             return hashlib.sha256(self.password(name[: -len(SHA256)]).encode()).hexdigest()
         if name.endswith(RABBITMQ_HASH):
             return rabbitmq_hash(self.password(name[: -len(RABBITMQ_HASH)]))
+        if name.endswith(BCRYPT):
+            return bcrypt_hash(self.password(name[: -len(BCRYPT)]))
         if name.endswith(URLENCODED):
             return url_encoded(self.password(name[: -len(URLENCODED)]))
         return self.plain(name)

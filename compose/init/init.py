@@ -24,7 +24,13 @@ TEMPLATES = Path("/stack/config/secret")
 BUILD = Path("/build")  # the checkout's folder of that name
 CHECKOUT = Path("/checkout")  # only to see whose it is
 BROKERS = {"rabbitmq": [], "redis": ["redis-broker.env"]}  # which files say so
-PAGES = (("RabbitMQ", 15672, "RABBITMQ_ADMIN"), ("Flower", 5555, "FLOWER"), ("Grafana", 3000, "GRAFANA"))
+PAGES = (
+    ("RabbitMQ", 15672, "RABBITMQ_ADMIN"),
+    ("Flower", 5555, "FLOWER"),
+    ("Prometheus", 9090, "PROMETHEUS"),
+    ("Alertmanager", 9093, "ALERTMANAGER"),
+    ("Grafana", 3000, "GRAFANA"),
+)
 AMQP = {"11": 5681, "12": 5682, "13": 5683}  # last number of a broker's address, its port on this machine
 
 
@@ -54,7 +60,8 @@ KNOWN = {
     "operator": Role(("app.env", "login-operator.env")),  # a person who handles dead letters, or controls workers
     "flower": Role(("flower.env",)),
     "redis-exporter": Role(("redis-exporter.json",)),
-    "alertmanager": Role(("alertmanager.yml",)),
+    "prometheus": Role(("prometheus",)),
+    "alertmanager": Role(("alertmanager",)),
     "grafana": Role(("grafana.env",)),
     "postgres": Role((), ("POSTGRES_PASSWORD", "POSTGRES_SUPERUSER_PASSWORD")),
 }
@@ -174,7 +181,7 @@ def logins(passwords: dict[str, str]) -> str:
     """Return where a person logs in, as a table."""
     address = os.environ.get("HOLDFAST_ADDRESS") or "127.0.0.1"
     lines = [
-        f"{page:<9} http://{address}:{port:<6} user admin, password {passwords[f'{name}_PASSWORD']}"
+        f"{page:<12} http://{address}:{port:<6} user admin, password {passwords[f'{name}_PASSWORD']}"
         for page, port, name in PAGES
     ]
     return "\n".join([*lines, "To publish from this machine, use what --laptop prints: docs/tutorials/local-stack.md"])

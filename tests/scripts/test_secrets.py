@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import hashlib
 import os
 import re
@@ -57,6 +58,19 @@ def test_every_placeholder_is_filled(folder: Folder) -> None:
     assert files["redis/users.acl"] == f"user app on #{hashlib.sha256(password.encode()).hexdigest()} +@all\n"
     stored = base64.b64decode(files["users.json"].split('"')[3])
     assert stored[4:] == hashlib.sha256(stored[:4] + password.encode()).digest(), "what RabbitMQ compares a login with"
+
+
+def test_a_bcrypt_hash_is_one_that_the_password_opens(folder: Folder) -> None:
+    """Checked by the machine's own libcrypt: it makes the same hash when it is given the hash as the salt."""
+    (folder.templates / "web.yml").write_text("admin: ${APP_PASSWORD_BCRYPT}\n")
+    assert folder.run().returncode == 0
+    made = (folder.to / "web.yml").read_text().split()[1]
+    assert re.fullmatch(r"\$2b\$10\$[./A-Za-z0-9]{53}", made)
+    crypt = ctypes.CDLL("libcrypt.so.1").crypt
+    crypt.restype = ctypes.c_char_p
+    password = (folder.to / "passwords/APP_PASSWORD").read_bytes().strip()
+    assert crypt(password, made.encode()) == made.encode()
+    assert crypt(password[:-1], made.encode()) != made.encode()
 
 
 def test_a_second_run_changes_nothing(folder: Folder) -> None:

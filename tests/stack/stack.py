@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = os.environ.get("COMPOSE_PROJECT_NAME", "holdfast")
 POLL_SECONDS = 0.25
+ADDRESS = os.environ.get("HOLDFAST_ADDRESS", "127.0.0.1")
+PROMETHEUS = f"http://{ADDRESS}:9090"
+ALERTMANAGER = f"http://{ADDRESS}:9093"
 
 
 def wait_until[T](probe: Callable[[], T], what: str, deadline: float = 60) -> T:
@@ -188,9 +192,26 @@ def read_settings() -> dict[str, str]:
     return found
 
 
-def http_json(url: str, body: object = None, seconds: float = 10) -> Any:
-    """GET a JSON document, or POST ``body`` as JSON and return the answer."""
+def http_json(url: str, body: object = None, seconds: float = 10, headers: Mapping[str, str] | None = None) -> Any:
+    """GET a JSON document, or POST ``body`` as JSON and return the answer; None for an answer without one."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 - loopback and the stack's own network
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310 - loopback and the stack's own network
     with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310 - as above
-        return json.load(answer)
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+def login(name: str) -> dict[str, str]:
+    """Return the header with the login of a page's user ``admin``, whose password has this name."""
+    return {"Authorization": f"Basic {base64.b64encode(f'admin:{password(name)}'.encode()).decode()}"}
+
+
+def prometheus(path: str) -> Any:
+    """Return what the API of the stack's Prometheus answers to a path."""
+    return http_json(f"{PROMETHEUS}/api/v1/{path}", headers=login("PROMETHEUS_PASSWORD"))
+
+
+def alertmanager(path: str, body: object = None) -> Any:
+    """Ask the API of the stack's Alertmanager, or tell it something."""
+    return http_json(f"{ALERTMANAGER}/api/v2/{path}", body, headers=login("ALERTMANAGER_PASSWORD"))

@@ -7,14 +7,15 @@ import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
 import yaml
 
-from .stack import ROOT, http_json, wait_until
+from .stack import ALERTMANAGER, PROMETHEUS, ROOT, alertmanager, http_json, login, prometheus, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stack  # needs the engine and the images that `make up` provides
 
-PROMETHEUS = "http://127.0.0.1:9090"
-ALERTMANAGER = "http://127.0.0.1:9093"
 RECEIVER = "http://127.0.0.1:8025"
 PROMTOOL = (
     "docker", "run", "--rm", "--network", "none", "--volume", f"{ROOT / 'monitoring'}:/monitoring:ro",
@@ -51,7 +50,7 @@ def test_alerts_fire_when_they_should_and_are_silent_when_not(name: str) -> None
 
 def query(expression: str) -> list[dict[str, Any]]:
     """Return the series that an expression has now."""
-    answer = http_json(f"{PROMETHEUS}/api/v1/query?query={quote(expression)}")
+    answer = prometheus(f"query?query={quote(expression)}")
     found: list[dict[str, Any]] = answer["data"]["result"]
     return found
 
@@ -61,7 +60,7 @@ def test_every_target_is_up(stack: Stack) -> None:  # noqa: ARG001 - the stack m
     jobs = {job["job_name"] for job in listed if any(config["targets"] for config in job.get("static_configs", []))}
 
     def down() -> list[str] | None:
-        targets = http_json(f"{PROMETHEUS}/api/v1/targets")["data"]["activeTargets"]
+        targets = prometheus("targets")["data"]["activeTargets"]
         assert {target["labels"]["job"] for target in targets} == jobs
         problems = [f"{target['scrapeUrl']}: {target['lastError']}" for target in targets if target["health"] != "up"]
         return problems or None
@@ -70,7 +69,7 @@ def test_every_target_is_up(stack: Stack) -> None:  # noqa: ARG001 - the stack m
 
 
 def test_prometheus_runs_the_rules_of_this_checkout_without_an_error(stack: Stack) -> None:  # noqa: ARG001 - as above
-    groups = http_json(f"{PROMETHEUS}/api/v1/rules")["data"]["groups"]
+    groups = prometheus("rules")["data"]["groups"]
     running = sorted(rule["name"] for group in groups for rule in group["rules"])
     files = [yaml.safe_load((ROOT / "monitoring/rules" / name).read_text()) for name in RULES]
     written = sorted(
@@ -78,7 +77,7 @@ def test_prometheus_runs_the_rules_of_this_checkout_without_an_error(stack: Stac
     )
     assert running == written
     wait_until(
-        lambda: all(rule["health"] == "ok" for group in http_json(f"{PROMETHEUS}/api/v1/rules")["data"]["groups"]
+        lambda: all(rule["health"] == "ok" for group in prometheus("rules")["data"]["groups"]
                     for rule in group["rules"]),
         "every rule has been evaluated",
         60,
@@ -90,7 +89,7 @@ def test_what_the_rules_read_is_there(stack: Stack) -> None:  # noqa: ARG001 - a
     text = "".join((ROOT / "monitoring/rules" / name).read_text() for name in RULES)
     text = re.sub(r'holdfast:\w+|name="\w+"|name: \w+', "", text)  # what the rules record, and names of thresholds
     names = set(re.findall(r"\b((?:rabbitmq|redis|holdfast|prometheus|alertmanager)_[a-z_]+)\b", text))
-    known = set(http_json(f"{PROMETHEUS}/api/v1/label/__name__/values")["data"])
+    known = set(prometheus("label/__name__/values")["data"])
     absent = {
         "holdfast_certificate_expiry_timestamp_seconds",  # production alone: from node_exporter's text files
         "holdfast_firewall_loaded",  # the same
@@ -105,25 +104,17 @@ def instance() -> Iterator[str]:
     """A host that is not there, for alerts of this test alone; what it has raised is ended afterwards."""
     name = f"test-{uuid4().hex[:8]}"
     yield name
-    raised = http_json(f"{ALERTMANAGER}/api/v2/alerts?filter=instance%3D{name}")
+    raised = alertmanager(f"alerts?filter=instance%3D{name}")
     if raised:
         now = datetime.now(UTC).isoformat()
-        http_json_or_empty(f"{ALERTMANAGER}/api/v2/alerts", [{"labels": a["labels"], "endsAt": now} for a in raised])
-
-
-def http_json_or_empty(url: str, body: object) -> None:
-    """POST ``body``; Alertmanager answers a post without a document."""
-    try:
-        http_json(url, body)
-    except ValueError:
-        return
+        alertmanager("alerts", [{"labels": a["labels"], "endsAt": now} for a in raised])
 
 
 def raise_alert(name: str, component: str, instance: str, severity: str = "critical") -> None:
     """Post an alert as Prometheus would."""
     labels = {"alertname": name, "component": component, "instance": instance, "severity": severity}
     ends = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
-    http_json_or_empty(f"{ALERTMANAGER}/api/v2/alerts", [{"labels": labels, "annotations": {}, "endsAt": ends}])
+    alertmanager("alerts", [{"labels": labels, "annotations": {}, "endsAt": ends}])
 
 
 def received(instance: str) -> list[str]:
@@ -138,7 +129,7 @@ def test_a_dead_host_is_one_page(stack: Stack, instance: str) -> None:  # noqa: 
     raise_alert("RedisDown", "results", instance, "warning")
 
     def silenced() -> set[str]:
-        found = http_json(f"{ALERTMANAGER}/api/v2/alerts?filter=instance%3D{instance}")
+        found = alertmanager(f"alerts?filter=instance%3D{instance}")
         return {alert["labels"]["alertname"] for alert in found if alert["status"]["inhibitedBy"]}
 
     wait_until(lambda: silenced() == {"BrokerDown", "RedisDown"}, "what follows from the host is held back", 20)
@@ -153,5 +144,42 @@ def test_the_links_of_an_alert_lead_to_its_runbook(stack: Stack) -> None:  # noq
         "external_labels"
     ]
     for page in sorted((ROOT / "monitoring/runbooks").glob("*.md")):
-        with urlopen(f"{labels['runbooks']}/{page.name}", timeout=10) as answer:  # noqa: S310 - loopback
+        asked = Request(f"{labels['runbooks']}/{page.name}", headers=login("PROMETHEUS_PASSWORD"))  # noqa: S310 - loopback
+        with urlopen(asked, timeout=10) as answer:  # noqa: S310 - as above
             assert answer.read() == page.read_bytes(), page.name
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        (f"{PROMETHEUS}/api/v1/query?query=up", "PROMETHEUS_PASSWORD"),
+        (f"{PROMETHEUS}/user/status/index.html", "PROMETHEUS_PASSWORD"),
+        (f"{PROMETHEUS}/metrics", "PROMETHEUS_PASSWORD"),
+        (f"{ALERTMANAGER}/api/v2/status", "ALERTMANAGER_PASSWORD"),
+        (f"{ALERTMANAGER}/metrics", "ALERTMANAGER_PASSWORD"),
+    ],
+)
+def test_a_page_of_the_monitoring_answers_its_own_login_alone(stack: Stack, url: str, name: str) -> None:  # noqa: ARG001 - as above
+    other = {"PROMETHEUS_PASSWORD": "ALERTMANAGER_PASSWORD", "ALERTMANAGER_PASSWORD": "PROMETHEUS_PASSWORD"}[name]
+    for headers in ({}, login(other)):
+        with pytest.raises(HTTPError) as refused:
+            urlopen(Request(url, headers=headers), timeout=10)  # noqa: S310 - loopback
+        assert refused.value.code == 401
+    with urlopen(Request(url, headers=login(name)), timeout=10) as answer:  # noqa: S310 - as above
+        assert answer.status == 200
+
+
+def test_nobody_mutes_an_alert_without_a_login(stack: Stack, instance: str) -> None:  # noqa: ARG001 - as above
+    """The control makes the same silence with the login, and ends it."""
+    now = datetime.now(UTC)
+    silence = {
+        "matchers": [{"name": "instance", "value": instance, "isRegex": False, "isEqual": True}],
+        "startsAt": now.isoformat(), "endsAt": (now + timedelta(minutes=5)).isoformat(),
+        "createdBy": "a test", "comment": "about a host that is not there",
+    }  # fmt: skip
+    with pytest.raises(HTTPError) as refused:
+        http_json(f"{ALERTMANAGER}/api/v2/silences", silence)
+    assert refused.value.code == 401
+    made = alertmanager("silences", silence)["silenceID"]
+    end = Request(f"{ALERTMANAGER}/api/v2/silence/{made}", headers=login("ALERTMANAGER_PASSWORD"), method="DELETE")  # noqa: S310 - as above
+    assert urlopen(end, timeout=10).status == 200  # noqa: S310 - as above

@@ -12,7 +12,7 @@ import pytest
 
 from monitoring.dashboards import build
 
-from .stack import ROOT, http_json, wait_until
+from .stack import ROOT, password, prometheus, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,10 +49,9 @@ def queries() -> Iterator[Query]:
                 yield Query(f"{path.stem}: {panel['title']}", expr, excuses[expr])
 
 
-def ask(stack: Stack, path: str, **parameters: str) -> Any:
+def ask(path: str, **parameters: str) -> Any:
     """Return the data that the API of Prometheus answers with; an error of the query is raised."""
-    address = f"http://{stack.address('prometheus')}:9090/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-    return http_json(address)["data"]
+    return prometheus(f"{path}?{urllib.parse.urlencode(parameters)}")["data"]
 
 
 def chosen(expr: str) -> str:
@@ -60,13 +59,13 @@ def chosen(expr: str) -> str:
     return re.sub(r"\$\w+", ".*", expr.replace("$__rate_interval", "1m"))
 
 
-def values(stack: Stack, expr: str) -> list[float]:
+def values(expr: str) -> list[float]:
     """Return the numbers a query gives now, without those that are none (0/0)."""
-    found = [float(series["value"][1]) for series in ask(stack, "query", query=chosen(expr))["result"]]
+    found = [float(series["value"][1]) for series in ask("query", query=chosen(expr))["result"]]
     return [value for value in found if value == value]  # noqa: PLR0124 - NaN differs from itself
 
 
-def test_every_query_of_every_panel_returns_data_under_load(stack: Stack, hook: Hook) -> None:
+def test_every_query_of_every_panel_returns_data_under_load(hook: Hook) -> None:
     asked = list(queries())
     assert len(asked) > 60
     # what is made up by `or vector()` proves nothing
@@ -75,32 +74,32 @@ def test_every_query_of_every_panel_returns_data_under_load(stack: Stack, hook: 
 
     def all_answer() -> bool:
         hook.send_many(20)
-        if empty := [query for query in asked if not query.excuse and not values(stack, query.expr)]:
+        if empty := [query for query in asked if not query.excuse and not values(query.expr)]:
             raise ValueError(f"no data for {empty}")
         return True
 
     wait_until(all_answer, "every query returns data", 90)
     for query in asked:
-        values(stack, query.expr)  # an excuse does not cover an error
+        values(query.expr)  # an excuse does not cover an error
 
 
-def test_every_variable_offers_something(stack: Stack) -> None:
+def test_every_variable_offers_something(stack: Stack) -> None:  # noqa: ARG001 - the stack must be there
     for path in DASHBOARDS:
         for variable in json.loads(path.read_text(encoding="utf-8"))["templating"]["list"]:
             if variable["type"] == "datasource":
                 continue
             selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()
-            offered = ask(stack, f"label/{label}/values", **{"match[]": chosen(selector)})
+            offered = ask(f"label/{label}/values", **{"match[]": chosen(selector)})
             assert offered, f"{path.stem}: {variable['name']}"
 
 
-def test_every_annotation_is_a_query(stack: Stack) -> None:
+def test_every_annotation_is_a_query(stack: Stack) -> None:  # noqa: ARG001 - as above
     for expr, _, _ in build.ANNOTATIONS.values():
-        values(stack, expr)
+        values(expr)
 
 
 def test_the_status_page_has_an_answer_to_everything(browser: Browser) -> None:
-    address = "http://127.0.0.1:9090/user/status/index.html"
+    address = f"http://admin:{password('PROMETHEUS_PASSWORD')}@127.0.0.1:9090/user/status/index.html"
     browser.wait_for(address, "dead letters", "last tick of beat", "Redis primaries", "holdfast default", "Alerts")
     page = browser.page(address).partition("<script>")[0]
     assert "no data" not in page

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from .stack import http_json, wait_until
+from .stack import prometheus, wait_until
 
 if TYPE_CHECKING:
     from .rig import Rig
@@ -66,7 +66,7 @@ def test_tasks_move_the_numbers_and_a_killed_child_keeps_the_page(rig: Rig) -> N
 
 def test_prometheus_hears_every_worker_program_both_beats_and_the_relay(stack: Stack) -> None:
     def up() -> bool:
-        answer = http_json(f"http://{stack.address('prometheus')}:9090/api/v1/query?query=up")
+        answer = prometheus("query?query=up")
         found = {
             (series["metric"]["job"], series["metric"]["instance"], series["metric"].get("program")): series["value"][1]
             for series in answer["data"]["result"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ansible.errors import AnsibleFilterError
+from ansible.utils.encrypt import do_encrypt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,28 @@ def rabbitmq_hash(password: str) -> str:
         return f"${{{match[1]}_RABBITMQ_HASH}}"
     salt = hashlib.sha256(b"salt:" + password.encode()).digest()[:4]
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def bcrypt_hash(password: str, place: str) -> str:
+    """Return the bcrypt hash of ``password`` for the page of a server, as exporter-toolkit wants it.
+
+    Args:
+        password: the password, or a placeholder.
+        place: where the page is; the salt comes from it, so that the same password gives the same file.
+
+    Raises:
+        AnsibleFilterError: the password is empty: a page without a login is none that this stack has.
+    """
+    if not password:
+        raise AnsibleFilterError(
+            f"found: no password for the page {place}. allowed: a password; no page is without a login. "
+            "next: the playbook holdfast.stack.secrets makes those that are missing in the vault"
+        )
+    if match := PLACEHOLDER.fullmatch(password):
+        return f"${{{match[1]}_BCRYPT}}"
+    # bcrypt wants 22 characters, the last of them one of four
+    salt = hashlib.sha256(place.encode()).hexdigest()[:21] + "u"
+    return str(do_encrypt(password, "bcrypt", salt=salt, rounds=10))
 
 
 def url_encoded(password: str) -> str:
@@ -70,9 +93,10 @@ def environment_file(text: str) -> str:
 class FilterModule:
     """What Ansible looks for."""
 
-    def filters(self) -> dict[str, Callable[[str], str]]:
+    def filters(self) -> dict[str, Callable[..., str]]:
         """Return the filters by name."""
         return {
+            "bcrypt_hash": bcrypt_hash,
             "environment_file": environment_file,
             "rabbitmq_hash": rabbitmq_hash,
             "redis_hash": redis_hash,

@@ -249,10 +249,22 @@ def test_prometheus_accepts_its_file(rendered: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("server", ["prometheus", "alertmanager"])
+def test_the_page_of_the_monitoring_has_a_login(rendered: Path, server: str) -> None:
+    """Both read the same format, so promtool checks both; a certificate of the test is where the file says."""
+    file = rendered / f"out/secret/{server}/web.yml"
+    assert set(yaml.safe_load(file.read_text())) == {"tls_server_config", "basic_auth_users"}
+    run(
+        "docker", "run", "--rm", "--network", "none", "--entrypoint", "/bin/promtool",
+        "--volume", f"{file}:/web.yml:ro", "--volume", f"{rendered / 'tls'}:{TLS}:ro",
+        "prom/prometheus:v3.13.2", "check", "web-config", "/web.yml",
+    )  # fmt: skip
+
+
 def test_alertmanager_accepts_its_file(rendered: Path) -> None:
     run(
         "docker", "run", "--rm", "--network", "none", "--entrypoint", "amtool",
-        "--volume", f"{rendered / 'out/secret/alertmanager.yml'}:/alertmanager.yml:ro",
+        "--volume", f"{rendered / 'out/secret/alertmanager/alertmanager.yml'}:/alertmanager.yml:ro",
         "prom/alertmanager:v0.33.1", "check-config", "/alertmanager.yml",
     )  # fmt: skip
 

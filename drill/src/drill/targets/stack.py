@@ -242,10 +242,7 @@ class Stack:
         found = self.tier("prometheus")
         if not found:
             raise TargetError("This target has no Prometheus. Next: run without --alerts")
-        try:
-            login = ("admin", self.password("PROMETHEUS_PASSWORD"))
-        except FileNotFoundError:  # none is needed
-            login = None
+        login = ("admin", self.password("PROMETHEUS_PASSWORD"))
         origin = f"{'https' if self._tls else 'http'}://{found[0].address}:9090"
         return httpx.Client(base_url=origin, auth=login, verify=self._context, timeout=10)
 
