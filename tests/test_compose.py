@@ -71,6 +71,17 @@ def test_every_service_runs_without_capabilities_that_it_does_not_need() -> None
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
+# Who may write into its own root, and why
+WRITABLE = {"grafana": "no test can start it where no registry answers"}
+
+
+def test_the_root_of_every_service_is_read_only_and_its_places_in_memory_have_a_size() -> None:
+    assert {name for name, service in SERVICES.items() if not service["read_only"]} == WRITABLE.keys()
+    for name in SERVICES.keys() - ALONE:
+        for place in SERVICES[name]["tmpfs"]:
+            assert "size=" in place, f"{name}: {place} may take half of the machine's memory"
+
+
 def test_the_ports_of_the_brokers_are_those_of_the_laptops_environment() -> None:
     found = {}
     for node in ("rabbit1", "rabbit2", "rabbit3"):
