@@ -12,6 +12,7 @@ from holdfast import extras
 COMMANDS = {
     "dead": "holdfast.dead:command",
     "doctor": "holdfast.doctor:command",
+    "migrate-broker": "holdfast.migrate.command:command",
     "outbox": "holdfast.outbox.cli:command",
     "probe": "holdfast.probe:command",
     "relay": "holdfast.outbox.cli:relay",
