@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from variant import ENVIRONMENT, ask_app
 
 from drill import ROOT, ledger
 from drill.faults import REGISTRY
@@ -23,13 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOPOLOGY = json.loads((ROOT / "compose/config/rabbitmq/definitions/10-topology.json").read_text())
-ENVIRONMENT = {
-    "HOLDFAST_BROKER_URL": "amqp://app:pw@10.0.0.1:5672/holdfast;amqp://app:pw@10.0.0.2:5672/holdfast",
-    "HOLDFAST_RESULT_URL": "sentinel://app:pw@10.0.0.3:26379/0",
-    "HOLDFAST_SENTINEL_MASTER": "results",
-    "HOLDFAST_SENTINEL_USERNAME": "app",
-    "HOLDFAST_SENTINEL_PASSWORD": "pw",
-}
 
 
 @pytest.mark.parametrize("name", mutants.MUTANTS)
@@ -68,14 +59,6 @@ def test_every_edit_of_the_redis_files_changes_them(tmp_path: Path) -> None:
     wrong = mutants.Spare(("redis",), (("^nothing", ""),))
     with pytest.raises(TargetError, match="matches nothing"):
         SpareServers(tmp_path / "wrong", "10.0.0", wrong, {}).write_files(files)
-
-
-def ask_app(variant: str, expression: str, changes: dict[str, str] = ENVIRONMENT) -> Any:
-    """Return a value of the application of a set-up, made in a process of its own."""
-    code = f"import json; from drill.selftest.variants import app; print(json.dumps({expression}))"
-    environment = dict(os.environ) | changes | {"DRILL_VARIANT": variant}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
 
 
 def test_a_control_has_all_safeguards_and_a_mutant_lacks_one() -> None:

@@ -20,7 +20,8 @@ from drill.cli.group import known, main
 from drill.faults import REGISTRY
 from drill.judge import checker
 from drill.selftest import set_up
-from drill.selftest.mutants import MUTANTS, SETUPS, find
+from drill.selftest.mutants import MUTANTS, SETUPS
+from drill.selftest.registry import find
 from drill.selftest.spare_servers import SpareServers
 from drill.selftest.virtual_host import use_redis, use_vhost
 from drill.targets.compose import Compose
@@ -44,8 +45,8 @@ def mutants(places: Places, names: tuple[str, ...], seed: int, *, controls: bool
         table.add_column(column)
     blind = 0
     for name in names or MUTANTS:
-        word = _run_set_up(places, name, seed)["verdict"]
-        control = _run_set_up(places, name, seed, control=True)["verdict"] if controls else "-"
+        word = run_set_up(places, name, seed)["verdict"]
+        control = run_set_up(places, name, seed, control=True)["verdict"] if controls else "-"
         blind += word == checker.PASS or control not in {checker.PASS, "-"}
         table.add_row(name, MUTANTS[name].removes, word, control)
         click.echo(f"{name}: {word}, with all safeguards {control}", err=True)
@@ -66,7 +67,7 @@ def compare(places: Places, faults: tuple[str, ...], seed: int) -> None:
         for name, setup in SETUPS.items():
             if setup.redis_broker and "rabbit" in REGISTRY[fault].needs:
                 continue
-            report = _run_set_up(places, name, seed, faults=(fault,))
+            report = run_set_up(places, name, seed, faults=(fault,))
             counts = report["counts"]
             shown = [counts[key] for key in ("acknowledged", "lost", "result_lost", "duplicated", "innocent_dead")]
             row = [fault, {"control": "Holdfast"}.get(name, name), *map(str, shown), report["verdict"]]
@@ -80,7 +81,7 @@ def compare(places: Places, faults: tuple[str, ...], seed: int) -> None:
 @click.pass_obj
 def small_disk(places: Places, seed: int) -> None:
     """Fill the disk of a broker to its last byte, on brokers of the drill's own with small disks in memory."""
-    report = _run_set_up(places, "small-disk", seed)
+    report = run_set_up(places, "small-disk", seed)
     for line in [report["verdict"].upper(), *report["reasons"]]:
         click.echo(line)
     sys.exit(checker.EXIT[report["verdict"]])
@@ -101,7 +102,7 @@ def set_up_(places: Places, name: str, seed: int, faults: tuple[str, ...], *, co
     click.echo(folder)
 
 
-def _run_set_up(
+def run_set_up(
     places: Places, name: str, seed: int, *, control: bool = False, faults: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Run one set-up in a process of its own, because its workers get the environment; return its report.

@@ -58,6 +58,8 @@ class Mutant:
         calm: seconds of load before and after each fault.
         stock: Celery's own settings.
         redis_broker: Redis carries the tasks.
+        quorum: queues that stock Celery makes are quorum queues.
+        own: the settings are those of somebody's application, with the whole layer installed as it would do it.
     """
 
     removes: str
@@ -72,6 +74,8 @@ class Mutant:
     calm: float = 4.0
     stock: bool = False
     redis_broker: bool = False
+    quorum: bool = False
+    own: bool = False
 
 
 def _policy(name: str, **changes: Any) -> Callable[[Topology], None]:
@@ -221,11 +225,6 @@ SMALL_DISK = Mutant(
     spare=Spare(("rabbit",), ((r"^disk_free_limit\.absolute = .*", "disk_free_limit.absolute = 20MB"),), disk="300m"),
 )
 SETUPS = {"stock": STOCK, "redis-broker": REDIS_BROKER, "control": CONTROL}
-
-
-def find(name: str) -> Mutant:
-    """Return a set-up by its name: one of ``SETUPS``, ``small-disk`` or a mutant."""
-    return (SETUPS | MUTANTS | {"small-disk": SMALL_DISK})[name]
 
 
 class DroppingWriter(Writer):

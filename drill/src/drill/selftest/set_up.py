@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from drill import ROOT
 from drill.run.drill import Drill, Options
 from drill.selftest import application
-from drill.selftest.mutants import CONTROL, find
+from drill.selftest.mutants import CONTROL
+from drill.selftest.registry import find
 from drill.selftest.spare_servers import PROJECT
 from drill.selftest.virtual_host import VirtualHost
 from drill.targets.compose import Compose

@@ -3,6 +3,6 @@
 import os
 
 from drill.selftest.application import make
-from drill.selftest.mutants import find
+from drill.selftest.registry import find
 
 app = make(find(os.environ.get("DRILL_VARIANT", "control")))

@@ -50,7 +50,11 @@ class VirtualHost:
     def make(self, mutant: Mutant) -> None:
         """Make it, empty, with the changes of a mutant."""
         self.remove()
-        self._ask("PUT", f"vhosts/{VHOST}", {"default_queue_type": "classic" if mutant.stock else "quorum"})
+        self._ask(
+            "PUT",
+            f"vhosts/{VHOST}",
+            {"default_queue_type": "classic" if mutant.stock and not mutant.quorum else "quorum"},
+        )
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
         for user in ("app", "worker", "admin"):
             self._ask("PUT", f"permissions/{VHOST}/{user}", everything)

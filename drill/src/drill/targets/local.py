@@ -48,6 +48,7 @@ class LocalWorkers:
         )
 
     def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)  # another checkout may have started the stack
         for name in WORKERS:
             self.start(self.nodes[name])
         return self

@@ -1,0 +1,13 @@
+"""Every set-up by its name."""
+
+from __future__ import annotations
+
+import os
+
+from drill.selftest import yours
+from drill.selftest.mutants import MUTANTS, SETUPS, SMALL_DISK, Mutant
+
+
+def find(name: str) -> Mutant:
+    """Return a set-up: one of ``SETUPS``, ``small-disk``, a mutant, or ``yours`` or ``changed`` of an application."""
+    return (SETUPS | MUTANTS | {"small-disk": SMALL_DISK} | yours.set_ups(os.environ))[name]
