@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_doctor import broker, management, redis, sentinel
+from celery_doctor import broker, logins, management, redis, sentinel  # noqa: F401 - the logins' rules are of their families
 from celery_doctor.rules import (
     Finding,
     Rules,

@@ -26,11 +26,13 @@ class Store:
     Args:
         role: how messages name it: ``result store`` or ``broker``.
         connect: returns a client.
+        own: returns the application's own client, when the other one has another login; it is not connected.
     """
 
-    def __init__(self, role: str, connect: Callable[[], Any]) -> None:
+    def __init__(self, role: str, connect: Callable[[], Any], own: Callable[[], Any] | None = None) -> None:
         self.role = role
         self._connect = connect
+        self._own = own
         self._kept: dict[str, Any] = {}
 
     def info(self, section: str) -> dict[str, Any]:
@@ -47,6 +49,34 @@ class Store:
         """Return a value of the configuration, None when the server does not know the name; errors as for ``info``."""
         found = self._ask(f"config {name}", lambda client: client.config_get(name).get(name))
         return None if found is None else str(found)
+
+    @property
+    def user(self) -> str:
+        """The application's user, also where another login asks."""
+        return str(self._login.get("username") or "default")
+
+    @property
+    def has_password(self) -> bool:
+        """Whether the application gives one."""
+        return bool(self._login.get("password") or self._login.get("credential_provider"))
+
+    def allows(self, command: tuple[str, ...]) -> bool:
+        """Tell whether the application's user may run a command; it is not run. Errors as for ``info``."""
+        asked = ("ACL", "DRYRUN", self.user, *command)
+        answer = self._ask(" ".join(asked), lambda client: client.execute_command(*asked))
+        return answer in (True, "OK", b"OK")  # else a sentence that says what is missing
+
+    def rights(self, user: str) -> set[str]:
+        """Return the flags of a user, such as ``on`` and ``nopass``; errors as for ``info``."""
+        found = self._ask(f"acl getuser {user}", lambda client: client.acl_getuser(user)) or {}
+        flags = found.get("flags", found.get(b"flags", ()))
+        return {flag.decode() if isinstance(flag, bytes) else str(flag) for flag in flags}
+
+    @cached_property
+    def _login(self) -> dict[str, Any]:
+        client = self._own() if self._own else self._client
+        found: dict[str, Any] = client.connection_pool.connection_kwargs
+        return found
 
     @cached_property
     def _client(self) -> Any:
@@ -92,7 +122,7 @@ def result_store(subject: Subject, url: str | None = None) -> Store:
             return Redis.from_url(url, decode_responses=True, socket_timeout=SECONDS, **files)
         return _hurried(subject.app.backend.client)
 
-    return Store("result store", connect)
+    return Store("result store", connect, lambda: subject.app.backend.client)
 
 
 def broker_store(subject: Subject) -> Store:

@@ -185,6 +185,61 @@ def test_a_redis_broker_is_asked(redis: Server) -> None:
     assert len(findings(both, None)["HF905"]) == 2
 
 
+def store_of(server: Server, user: str = "") -> Celery:
+    backend = f"redis://{user}{server.address}/0"
+    return Celery("patient", broker="memory://", backend=backend, set_as_current=False)
+
+
+def test_a_redis_login_that_may_do_too_much(redis: Server) -> None:
+    found = findings(store_of(redis), None)
+    assert found["HF911"] == ["result store: the application logs in without a password"]
+    (text,) = found["HF910"]
+    for may in ("the login default may", "passwords included", "delete everything", "Sentinel", "another server"):
+        assert may in text
+    admin = f"redis://{redis.address}/0"
+
+    def acl(*rules: str) -> None:
+        redis.run("redis-cli", "ACL", "SETUSER", "app", "reset", "on", ">secret", *rules)
+
+    acl("~*", "&*", "+@all")
+    found = findings(store_of(redis, "app:secret@"), None)
+    assert "the login app may read and change" in found["HF910"][0]
+    assert found["HF911"] == ["result store: the user default needs no password"]
+    acl("~celery-*", "resetchannels", "+@read", "+@write", "+@connection", "+info", "-@dangerous")
+    assert findings(store_of(redis, "app:secret@"), None)["HF910"] == ["skipped"], "it may not ask about itself"
+    assert "HF910" not in findings(store_of(redis, "app:secret@"), None, admin), "another login may"
+    acl("~celery-*", "&*", "+@read", "+publish", "+info")
+    one = findings(store_of(redis, "app:secret@"), None, admin)["HF910"]
+    assert one == ["result store: the login app may make Sentinel name another primary"]
+
+
+def test_a_redis_without_an_open_user() -> None:
+    server = Server("redis:8.2.9", "redis-server", "--requirepass", "secret")
+    try:
+        wait_until(lambda: server.answers("redis-cli", "-a", "secret", "ping"), "Redis answers", deadline=60)
+        assert "HF911" not in findings(store_of(server, ":secret@"), None)
+        assert findings(store_of(server), None)["HF911"] == ["could not judge"], "it is not let in"
+    finally:
+        server.stop()
+
+
+def test_a_broker_login_that_may_do_too_much(rabbit: Server) -> None:
+    page = f"http://doctor:doctor@{rabbit.address}:15672"
+    assert sorted(findings(application(rabbit), page)["HF825"]) == [
+        "the login doctor has the tag administrator",
+        "the login doctor may configure, write and read everything in /",
+    ]
+    rabbit.run("rabbitmqctl", "add_user", "modest", "doctor")
+    rabbit.run("rabbitmqctl", "set_permissions", "modest", "^$", "^tasks$", ".*")
+    found = findings(application(rabbit, user="modest"), page)
+    assert not {"HF825", "HF805"} & found.keys()
+    assert findings(application(rabbit, user="modest"), page.replace("doctor:doctor", "modest:doctor"))["HF825"] == [
+        "could not judge"
+    ], "a login without a tag is not let into the page"
+    app = Celery("patient", broker=f"amqp://{rabbit.address}//", set_as_current=False)
+    assert findings(app, None)["HF805"] == ["the broker lets the login guest in from here"]
+
+
 def test_sentinels_are_asked_each_alone(sentinel: Server) -> None:
     app = Celery("patient", broker="memory://", set_as_current=False)
     app.conf.result_backend = f"sentinel://{sentinel.address}:26379/0;sentinel://{sentinel.address}:1/0"

@@ -1,0 +1,32 @@
+"""Rules on logins where the server is too old to tell; on real servers: tests/stack/alone/test_doctor_alone.py."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from redis.exceptions import ResponseError
+
+from celery_doctor import State, live
+from celery_doctor.redis import Store
+
+RULES = ("HF910", "HF911")
+
+
+class BeforeSeven:
+    """A client of a Redis that knows no ACL DRYRUN."""
+
+    class connection_pool:  # noqa: N801 - as redis-py names it
+        connection_kwargs: ClassVar = {"username": "app", "password": "secret"}
+
+    def execute_command(self, *words: str) -> str:
+        raise ResponseError(f"unknown subcommand '{words[1]}'")
+
+    def acl_getuser(self, _: str) -> None:
+        raise ResponseError("unknown command 'ACL'")
+
+
+def test_what_an_old_redis_cannot_tell_about_a_login_is_said_and_is_no_error() -> None:
+    store = Store("result store", BeforeSeven)
+    found = {one.rule.number: one for one in live.redis_rules.examine(store, lambda rule: rule.number in RULES)}
+    assert {one.state for one in found.values()} == {State.SKIPPED}
+    assert "unknown subcommand 'DRYRUN'" in found["HF910"].found
