@@ -228,6 +228,63 @@ def test_a_run_publishes_first_what_a_killed_one_had_claimed(app: Celery) -> Non
     assert (made.result.resumed, old.claimed) == (1, [])
 
 
+class Killed(BaseException):
+    """The process is gone: nothing that it would do has an effect any more."""
+
+
+class Mortal(Old):
+    """An old broker whose user dies at one of its steps."""
+
+    steps = -1
+
+    def _step(self) -> None:
+        self.steps -= 1
+        if self.steps == 0:
+            self.steps = 1  # the next one, in a finally, too
+            raise Killed
+
+    def claim(self, spot: Spot, count: int) -> list[Held]:
+        self._step()
+        found = super().claim(spot, count)
+        self._step()
+        return found
+
+    def take(self, tags: Iterable[str]) -> list[Held]:
+        self._step()
+        found = super().take(tags)
+        self._step()
+        return found
+
+    def settle(self, done: Sequence[Held]) -> None:
+        self._step()
+        super().settle(done)
+        self._step()
+
+
+@pytest.mark.parametrize("step", range(1, 24))
+def test_a_run_that_dies_at_any_step_loses_nothing_and_the_next_one_counts_what_may_run_twice(
+    app: Celery, step: int
+) -> None:
+    one, mine = raw(task_id="id-0"), held("celery", "celery", task_id="id-0")
+    waiting = [one.replace(b"id-0", b"id-%d" % number) for number in range(230)]
+    old = Mortal({"celery": waiting}, [mine.replace(b"id-0", b"id-%d" % number) for number in range(230, 360)])
+    old.steps = step
+    made, published = mover(old, targets(app))
+    try:
+        made.run(workers_stopped=True)
+    except Killed:
+        old.steps = -1
+        made, again = mover(old, targets(app))
+        made.run(workers_stopped=True)
+        published += again
+    else:
+        assert step > 20, "the list of steps is too short"
+    times = Counter(one.task_id for one in published)
+    assert len(times) == 360
+    assert times.total() - 360 <= made.result.resumed
+    assert (count(old, targets(app)).total, old.claimed) == (0, [])
+
+
 def test_what_is_refused_stays_claimed_and_is_named_and_the_others_go_on(app: Celery) -> None:
     old = Old({"celery": [raw(task_id="big"), b"rubbish", raw(task_id="fine")]})
     made, published = mover(old, targets(app), Refused("too large"))

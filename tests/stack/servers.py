@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.request import Request, urlopen
 
 import pytest
+from amqp.exceptions import AMQPError
 from kombu import Connection, Exchange
 from kombu.transport.native_delayed_delivery import declare_native_delayed_delivery_exchanges_and_queues
 from redis import Redis
@@ -81,6 +82,24 @@ def container(*arguments: str) -> Iterator[str]:
         yield done.stdout.strip()
     finally:
         subprocess.run(["docker", "rm", "--force", "--volumes", done.stdout.strip()], capture_output=True, check=False)
+
+
+def wait_for_broker(url: str) -> None:
+    """Wait until a broker that has just been started takes connections.
+
+    Asked from outside: ``rabbitmq-diagnostics`` in the container may write the node's cookie before the node does, as
+    another user, and then the node does not start.
+    """
+
+    def connects() -> bool:
+        try:
+            with Connection(url, connect_timeout=5) as connection:
+                connection.connect()
+        except AMQPError:
+            return False
+        return True
+
+    wait_until(connects, "the broker takes connections", 180)
 
 
 def container_of(port: int) -> str:

@@ -23,7 +23,7 @@ from holdfast.migrate.move import HELD_BY_WORKERS
 
 from ...tutorials import environment
 from ..moving_app import PREFIX, QUEUES, create
-from ..servers import LOGIN, container, free_ports, image
+from ..servers import LOGIN, container, free_ports, image, wait_for_broker
 from ..stack import wait_until
 
 if TYPE_CHECKING:
@@ -133,12 +133,12 @@ def move(tmp_path: Path) -> Iterator[Move]:
     conf.chmod(0o644)
     mount = ("--volume", f"{conf}:/etc/rabbitmq/rabbitmq.conf:ro")
     with (
-        container("--publish", f"127.0.0.1:{rabbit}:5672", *mount, image("rabbitmq")) as broker,
+        container("--publish", f"127.0.0.1:{rabbit}:5672", *mount, image("rabbitmq")),
         container("--publish", f"127.0.0.1:{redis}:6379", image("redis"), "redis-server", "--protected-mode", "no"),
     ):
-        ready = ["docker", "exec", broker, "rabbitmq-diagnostics", "--quiet", "check_port_connectivity"]
-        wait_until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0, "the broker", 180)
-        yield Move(redis, rabbit, tmp_path)
+        move = Move(redis, rabbit, tmp_path)
+        wait_for_broker(move.new_url)
+        yield move
 
 
 def produce(move: Move, app: Celery[Any], count: int) -> None:
@@ -148,11 +148,16 @@ def produce(move: Move, app: Celery[Any], count: int) -> None:
         time.sleep(0.01)
 
 
+def delay(move: Move, count: int) -> None:
+    """Publish countdowns, until the old workers hold all of them in their memory."""
+    for number in range(count):
+        move.send(move.old, number, queue="mail", countdown=COUNTDOWN)
+    wait_until(lambda: not any("mail" in key for key in move.left()), "old workers hold the countdowns", 60)
+
+
 def load(move: Move) -> Any:
     """Fill the old broker with everything that an application may have there; return the result of a chord."""
-    for number in range(30):
-        move.send(move.old, number, queue="mail", countdown=COUNTDOWN)
-    wait_until(lambda: move.left() == {"unacked": 30}, "both workers hold their part of the countdowns", 30)
+    delay(move, 30)
     for number in range(BULK):
         move.send(move.old, number, queue="bulk", priority=5 * (number % 2))
     work, total = move.old.signature("work"), move.old.signature("total")
@@ -198,6 +203,7 @@ def test_nothing_that_was_accepted_is_lost(move: Move, tool: bool) -> None:
         flow.start()
         os.killpg(old[0].pid, signal.SIGKILL)  # in the middle of its tasks, with countdowns in its memory
         resumed = move_twice(move) if tool else 0
+        delay(move, 10)
         old[1].send_signal(signal.SIGTERM)
         old[1].wait(90)
         flow.join()

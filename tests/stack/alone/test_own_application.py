@@ -13,7 +13,7 @@ import pytest
 from kombu import Connection, Exchange, Queue
 
 from ...tutorials import environment
-from ..servers import LOGIN, container, free_ports, image
+from ..servers import LOGIN, container, free_ports, image, wait_for_broker
 from ..stack import wait_until
 
 if TYPE_CHECKING:
@@ -51,12 +51,11 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     conf.chmod(0o644)
     mount = ("--volume", f"{conf}:/etc/rabbitmq/rabbitmq.conf:ro")
     with (
-        container("--publish", f"127.0.0.1:{broker}:5672", *mount, image("rabbitmq")) as rabbit,
+        container("--publish", f"127.0.0.1:{broker}:5672", *mount, image("rabbitmq")),
         container("--publish", f"127.0.0.1:{redis}:6379", image("redis"), "redis-server", "--protected-mode", "no"),
     ):
-        ready = ["docker", "exec", rabbit, "rabbitmq-diagnostics", "--quiet", "check_port_connectivity"]
-        wait_until(lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0, "the broker", 180)
         url = f"amqp://{LOGIN}:{LOGIN}@127.0.0.1:{broker}//"
+        wait_for_broker(url)
         yield {"OWN_BROKER_URL": url, "OWN_RESULT_URL": f"redis://127.0.0.1:{redis}/0"}
 
 
