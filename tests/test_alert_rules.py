@@ -77,6 +77,8 @@ def test_alertmanager_silences_alerts_that_exist() -> None:
     file = yaml.safe_load((ROOT / "compose/config/secret/alertmanager/alertmanager.yml").read_text())
     for rule in file["inhibit_rules"]:
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
-            label, value = re.fullmatch(r'(\w+) (?:!?=~?) "(.+)"', matcher).groups()
+            found = re.fullmatch(r'(\w+) (?:!?=~?) "(.+)"', matcher)
+            assert found, matcher
+            label, value = found.groups()
             known = {"alertname": NAMES, "component": COMPONENTS}.get(label)
             assert known is None or set(value.split("|")) <= known, matcher

@@ -127,7 +127,8 @@ def test_a_misspelt_password_is_named() -> None:
 
 @pytest.mark.parametrize("name", PLUGIN["GROUPS"])
 def test_a_group_without_hosts_is_refused(name: str) -> None:
-    for change in ({name: []}, {name: [], f"{name}s": ["node1"]}):
+    changes: list[dict[str, list[str]]] = [{name: []}, {name: [], f"{name}s": ["node1"]}]
+    for change in changes:
         hostvars, groups = example()
         groups.update(change)
         said = faults(hostvars, groups)

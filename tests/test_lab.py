@@ -107,7 +107,7 @@ def drill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift\n"$@"; code=$?\necho "$code"; exit $code\n'
     )
     program.chmod(0o755)
-    monkeypatch.setattr(module.sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(program))
 
 
 @pytest.mark.usefixtures("drill")
@@ -126,7 +126,7 @@ def test_what_fails_under_load_fails_the_test_when_the_drill_has_judged(lab: Lab
 
 
 def test_a_drill_that_does_not_start_is_a_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.sys, "executable", "false")
+    monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(pytest.fail.Exception, match="before its load ran"), lab.load():
         pass
 

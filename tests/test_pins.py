@@ -25,7 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def load(path: str) -> ModuleType:
     """Import a file that is no module of a package."""
     loader = SourceFileLoader(Path(path).stem, str(ROOT / path))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
     return module
 

@@ -52,8 +52,7 @@ def test_a_place_that_fails_hides_no_other() -> None:
     def silent() -> None:
         raise TimeoutError
 
-    looks = {"workers": silent, "result": ended, "dead": refused, "unrouted": lambda: None}
-    story = tell("task-1", looks)
+    story = tell("task-1", {"workers": silent, "result": ended, "dead": refused, "unrouted": lambda: None})
     assert story.places == {"result": ended(), "unrouted": None}
     assert story.silent == {"workers": "TimeoutError", "dead": "the broker refuses this login"}
     assert story.meaning.startswith("ended")

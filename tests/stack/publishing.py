@@ -16,7 +16,7 @@ from kombu import Connection
 
 from holdfast import routing
 from holdfast.app import install
-from holdfast.publisher import DurableAMQP
+from holdfast.publisher.durable_amqp import DurableAMQP
 
 from .rig import VHOST, Rig
 from .stack import password, wait_until

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from holdfast.pulse import Pulse
 
-HERE = Path(__file__).parent
+APPS = Path(__file__).parent / "apps"
 VHOST = "holdfast"
 
 
@@ -84,8 +84,8 @@ class Rig:
         for key in (self.queue, f"#.{self.queue}"):
             self.api("POST", f"bindings/{VHOST}/e/tasks/q/{self.queue}", {"routing_key": key})
         for target, queue in (("e/tasks", self.queue), (f"q/{self.notices}", self.notices)):
-            key = {"routing_key": f"#.{queue}"}
-            self.api("POST", f"bindings/{VHOST}/e/celery_delayed_delivery/{target}", key)
+            binding = {"routing_key": f"#.{queue}"}
+            self.api("POST", f"bindings/{VHOST}/e/celery_delayed_delivery/{target}", binding)
         definition = {
             "delivery-limit": 20,
             "dead-letter-exchange": self.dead,
@@ -197,7 +197,7 @@ class Rig:
             "SCRATCH_NOTICES": self.notices,
             "SCRATCH_PREFIX": self.prefix,
             "HOLDFAST_PULSE_DIR": str(self.folder / "pulse"),
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": str(APPS),
             "PYTHONUNBUFFERED": "1",
             "SCRATCH_LEDGER": str(self.ledger),
             "REMAP_SIGTERM": "SIGQUIT",

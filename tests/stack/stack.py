@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ PROMETHEUS = f"http://{ADDRESS}:9090"
 ALERTMANAGER = f"http://{ADDRESS}:9093"
 
 
-def wait_until[T](probe: Callable[[], T], what: str, deadline: float = 60) -> T:
+def wait_until[T](probe: Callable[[], T | None], what: str, deadline: float = 60) -> T:
     """Return the first true answer of ``probe``; fail with ``what`` and its last answer after ``deadline`` seconds."""
     end = time.monotonic() + deadline
     answer: object = None
@@ -88,7 +88,7 @@ class Stack:
     def wait_healthy(self, *services: str, deadline: float = 120) -> None:
         """Wait until every named service is green."""
         for service in services:
-            wait_until(lambda service=service: self.healthy(service), f"{service} is healthy", deadline)
+            wait_until(partial(self.healthy, service), f"{service} is healthy", deadline)
 
     def kill(self, service: str, sig: signal.Signals = signal.SIGKILL) -> None:
         """Signal the main process from outside: unlike ``docker kill`` this leaves the restart policy in force."""

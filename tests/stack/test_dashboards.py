@@ -88,7 +88,9 @@ def test_every_variable_offers_something(stack: Stack) -> None:  # noqa: ARG001 
         for variable in json.loads(path.read_text(encoding="utf-8"))["templating"]["list"]:
             if variable["type"] == "datasource":
                 continue
-            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()
+            query = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert query, variable
+            selector, label = query.groups()
             offered = ask(f"label/{label}/values", **{"match[]": chosen(selector)})
             assert offered, f"{path.stem}: {variable['name']}"
 

@@ -73,6 +73,7 @@ def test_prometheus_hears_every_worker_program_both_beats_and_the_relay(stack: S
         }
         return all(found.get(one) == "1" for one in expected)
 
+    expected: set[tuple[str, str, str | None]]
     expected = {("workers", host, program) for host in ("worker1", "worker2") for program in ("default", "critical")}
     expected |= {("beat", "beat1", None), ("beat", "beat2", None), ("relay", "relay", None)}
     wait_until(up, f"{sorted(expected, key=str)} are up", 30)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,9 +94,13 @@ def wait_empty(rig: Rig, engine: Engine, deadline: float = 60) -> None:
 def test_relays_that_are_killed_at_any_moment_lose_nothing(rig: Rig, engine: Engine) -> None:
     ids = enqueue(rig, engine, "*[echo.s(n) for n in range(300)]")
     kills = 4
+
+    def at_most(rows: int) -> bool:
+        return waiting(engine) <= rows
+
     for kill in range(1, kills + 1):
         with relay(rig, engine) as victim, relay(rig, engine):
-            wait_until(lambda n=kill: waiting(engine) <= 300 - 50 * n, "rows are published")
+            wait_until(partial(at_most, 300 - 50 * kill), "rows are published")
             victim.kill()
     with relay(rig, engine):
         wait_empty(rig, engine)

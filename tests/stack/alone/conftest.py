@@ -26,8 +26,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("filled")
     for path in (folder, *list(folder.parents)[:2]):
         path.chmod(0o755)
-    command = [sys.executable, ROOT / "compose/init/fill.py", "--templates", ROOT / "compose/config/secret"]
-    subprocess.run([*command, "--to", folder], check=True, env=os.environ | {"HOLDFAST_NET": "192.0.2"})
+    templates = ROOT / "compose/config/secret"
+    subprocess.run(
+        [sys.executable, ROOT / "compose/init/fill.py", "--templates", templates, "--to", folder],
+        check=True,
+        env=os.environ | {"HOLDFAST_NET": "192.0.2"},
+    )
     folder.chmod(0o755)
     return folder
 

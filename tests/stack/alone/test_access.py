@@ -69,7 +69,9 @@ def test_a_restart_reads_transactions_and_scripts_too(filled: Path) -> None:
         wait_until(lambda: _answers(worker), "Redis answers", 30)
         worker.set(keys[0], "x")
         with worker.pipeline(transaction=True) as pipe:
-            pipe.set(keys[1], "x").set(keys[2], "x").execute()
+            pipe.set(keys[1], "x")
+            pipe.set(keys[2], "x")
+            pipe.execute()
         worker.eval("redis.call('SET', KEYS[1], 'x') redis.call('SET', KEYS[2], 'x')", 2, *keys[3:])
         subprocess.run(["docker", "restart", "--time", "5", server], check=True, capture_output=True)
         wait_until(lambda: _answers(worker), "Redis answers again", 30)

@@ -86,7 +86,7 @@ class Trio:
 @pytest.fixture(scope="module")
 def trio(filled: Path) -> Iterator[Trio]:
     ports = free_ports(3)
-    trio = Trio(*ports, filled)
+    trio = Trio(ports[0], ports[1], ports[2], filled)
     host = ("--network", "host", "--entrypoint", "sh")
     data = (*host, "--volume", f"{filled}/redis/users.acl:/users.acl:ro", image("redis"), "-c", NODE)
     watch = (*host, "--volume", f"{filled}/sentinel/users.acl:/users.acl:ro", image("redis"), "-c", SENTINEL)

@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 import redis
 
-from ..rig import HERE, Process
+from ..rig import APPS, Process
 from ..servers import rules
 from ..stack import wait_until
 
@@ -54,7 +54,7 @@ class Alone:
             "BEAT_ENTRIES": ",".join(entries),
             "BEAT_CLOCK": str(clock or self.clock),
             "HOLDFAST_PULSE_DIR": str(self.folder / "pulse"),
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": str(APPS),
             "PYTHONUNBUFFERED": "1",
         }
         with log.open("w") as output:

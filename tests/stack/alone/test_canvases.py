@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from canvases import CANVASES, Canvas
 from sqlalchemy import create_engine
 
 from holdfast import inbox, outbox
 
-from ..canvases import CANVASES, Canvas
 from ..servers import OwnRig
 from ..stack import wait_until
 
@@ -55,12 +55,12 @@ def ends(request: pytest.FixtureRequest, servers: Servers, tmp_path_factory: pyt
     outbox.metadata.create_all(engine)
     inbox.metadata.create_all(engine)
     way = str(request.param)
-    extra = {"HOLDFAST_IMPORTS": "canvas_tasks"} | ({"CANVAS_INBOX": url} if way == "inbox" else {})
+    store = url if way == "inbox" else ""
     rig.declare()
     try:
-        with rig.worker(concurrency=2, **extra), relay(rig, url):
+        with rig.worker(concurrency=2, HOLDFAST_IMPORTS="canvas_tasks", CANVAS_INBOX=store), relay(rig, url):
             code = f"from canvas_tasks import answers\nanswers({way!r}, {url!r}, 120)"
-            found = json.loads(rig.call(code, seconds=240, **extra).splitlines()[-1])
+            found = json.loads(rig.call(code, seconds=240, CANVAS_INBOX=store).splitlines()[-1])
             wait_until(lambda: len(rig.lines("said")) >= len(SAID), "every callback", 30)
         yield found, [line[1] for line in rig.lines("said")]
         rig.nothing_refused()

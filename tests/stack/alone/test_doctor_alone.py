@@ -241,8 +241,8 @@ def test_a_broker_login_that_may_do_too_much(rabbit: Server) -> None:
 
 
 def test_sentinels_are_asked_each_alone(sentinel: Server) -> None:
-    app = Celery("patient", broker="memory://", set_as_current=False)
-    app.conf.result_backend = f"sentinel://{sentinel.address}:26379/0;sentinel://{sentinel.address}:1/0"
+    store = f"sentinel://{sentinel.address}:26379/0;sentinel://{sentinel.address}:1/0"
+    app = Celery("patient", broker="memory://", backend=store, set_as_current=False)
     options: dict[str, Any] = {"master_name": "results", "sentinel_kwargs": {"socket_timeout": 2}}
     app.conf.result_backend_transport_options = options
     where = f"result store: Sentinel {sentinel.address}:26379"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_behind_a_busy_worker_it_is_reported_when_it_is_due(own_rig: OwnRig) -> 
 
 def test_the_rendered_logins_suffice(own_rig: OwnRig, broker: Broker) -> None:
     """Whoever publishes may send notices, workers included, and a worker may read them; all with the definitions."""
-    where = {"HOLDFAST_QUEUES": "default", "SCRATCH_NOTICES": "expired"}
+    where: dict[str, Any] = {"HOLDFAST_QUEUES": "default", "SCRATCH_NOTICES": "expired"}
     with own_rig.worker(HOLDFAST_BROKER_URL=broker.url("worker"), **where) as worker:
         own_rig.call(WAYS.format(busy=BUSY), HOLDFAST_BROKER_URL=broker.url("app"), **where)
         assert own_rig.runs("end") == {}, "the only slot is still busy"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import inbox_contract
@@ -100,7 +101,7 @@ class TestInboxOnMariaDB(InboxContract):
     def test_keys_that_a_collation_calls_equal_are_different(self, engine: Engine) -> None:
         keys = ["key", "KEY", "key ", "kéy", "k" * 255, "𝄞" * 255]
         with Session(engine) as session, session.begin():
-            assert [inbox.once(session, key, lambda n=n: n) for n, key in enumerate(keys)] == list(range(len(keys)))
+            assert [inbox.once(session, key, partial(int, n)) for n, key in enumerate(keys)] == [*range(len(keys))]
 
     def test_a_large_result_comes_back(self, engine: Engine) -> None:
         for _ in range(2):

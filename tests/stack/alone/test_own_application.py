@@ -6,22 +6,23 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from kombu import Connection, Exchange, Queue
 
 from ...tutorials import environment
+from ..rig import APPS
 from ..servers import LOGIN, container, free_ports, image, wait_for_broker
 from ..stack import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.stack  # needs the engine and the images that `make up` provides
 
-HERE = Path(__file__).parents[1]
+
 POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 CALLS = """
 from celery import chain, chord
@@ -66,7 +67,7 @@ def worker(folder: Path, own: dict[str, str], *arguments: str) -> Iterator[Path]
     command = [sys.executable, "-m", "celery", "-A", "own_app", "worker", "--loglevel", "info", *arguments]
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, cwd=HERE, env=environment(own), stdout=output, stderr=subprocess.STDOUT, text=True
+            command, cwd=APPS, env=environment(own), stdout=output, stderr=subprocess.STDOUT, text=True
         )
         try:
             yield log
@@ -82,7 +83,7 @@ def call(own: dict[str, str], code: str) -> str:
     """Run code of a client, which publishes and waits, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=HERE, env=environment(own), text=True, capture_output=True, check=False, timeout=180,
+        cwd=APPS, env=environment(own), text=True, capture_output=True, check=False, timeout=180,
     )  # fmt: skip
     return done.stdout.strip() if done.returncode == 0 else done.stderr
 
@@ -113,7 +114,7 @@ def test_a_classic_queue_of_before_is_not_touched_and_the_log_names_it(own: dict
         assert re.search(
             r"PRECONDITION_FAILED - inequivalent arg '[\w-]+' for (queue|exchange) 'before'", log.read_text()
         )
-        assert queue(connection.channel()).queue_declare(passive=True).message_count == 1
+        assert connection.channel().queue_declare("before", passive=True).message_count == 1
 
 
 def test_queues_that_lose_tasks_are_refused_at_start_by_name(own: dict[str, str], tmp_path: Path) -> None:

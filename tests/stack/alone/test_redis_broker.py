@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,7 +22,7 @@ print(json.dumps([found, len(app.control.ping(timeout=10)), len(app.control.insp
 
 def test_tasks_and_remote_control_need_no_other_right(own_rig: OwnRig, servers: Servers) -> None:
     """That nothing was refused is looked at by the rig."""
-    profile = {"HOLDFAST_BROKER_URL": servers.redis_url("broker", 1), "HOLDFAST_QUEUES": "default"}
+    profile: dict[str, Any] = {"HOLDFAST_BROKER_URL": servers.redis_url("broker", 1), "HOLDFAST_QUEUES": "default"}
     with own_rig.worker(**profile), own_rig.process("events", "--dump", **profile) as events:
         assert json.loads(own_rig.call(CODE, **profile)) == [["now", "later"], 1, 1]
         events.wait_for("succeeded", 30)

@@ -10,20 +10,21 @@ import sys
 import uuid
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from celery_doctor.management import Management
 
+from ..rig import APPS
 from ..stack import ROOT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.stack
-HERE = Path(__file__).parents[1]  # where the tests keep their applications
+
 REDIS = """
 options="--tls-ca-cert-file /tls/ca.pem --tls-cert-file /tls/cert.pem --tls-key-file /tls/key.pem"
 options="$options --tls-replication yes --tls-auth-clients yes --port 0 --protected-mode no"
@@ -75,7 +76,7 @@ class Servers:
             "HOLDFAST_TLS_CERT": str(self.tls / "cert.pem"),
             "HOLDFAST_TLS_KEY": str(self.tls / "key.pem"),
             "HOLDFAST_PULSE_DIR": str(folder / "pulse"),
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": str(APPS),
             "SCRATCH_LEDGER": str(folder / "ledger"),
             "SCRATCH_TICK": "3",
             "REMAP_SIGTERM": "SIGQUIT",

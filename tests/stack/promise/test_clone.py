@@ -59,14 +59,14 @@ class Clone:
     user: dict[str, Any]
     broker: str = "rabbitmq"
 
-    def run(self, *command: str, seconds: float = 900, **environment: str) -> str:
+    def run(self, *command: str, seconds: float = 900) -> str:
         """Run a command in the clone with the settings of a second stack."""
         mine = {"COMPOSE_PROJECT_NAME": PROJECT, "HOLDFAST_NET": NET, "HOLDFAST_ADDRESS": ADDRESS}
         shell = {"HOME": str(self.folder), "PWD": str(self.folder)}
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             command,
             cwd=self.folder,
-            env=os.environ | shell | mine | {"BROKER": self.broker} | environment,
+            env=os.environ | shell | mine | {"BROKER": self.broker},
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -76,9 +76,9 @@ class Clone:
         assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done.stdout
 
-    def compose(self, *arguments: str, **environment: str) -> str:
+    def compose(self, *arguments: str) -> str:
         """Run Docker Compose as a user would."""
-        return self.run("docker", "compose", *arguments, **environment)
+        return self.run("docker", "compose", *arguments)
 
     def up(self) -> None:
         """Start the stack; the limit is for a machine that another stack keeps busy."""

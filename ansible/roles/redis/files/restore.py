@@ -21,8 +21,9 @@ LOADING = 600  # seconds until the backup must be in memory
 def backup_server(folder: Path) -> tuple[subprocess.Popen[bytes], Redis]:
     """Start a server that holds the backup; it listens on nothing but its socket."""
     path, log = folder / "backup.sock", folder / "log"
-    options = ["--port", "0", "--unixsocket", path, "--dir", folder, "--save", "", "--logfile", log]
-    process = subprocess.Popen(["redis-server", *options])
+    process = subprocess.Popen(
+        ["redis-server", "--port", "0", "--unixsocket", path, "--dir", folder, "--save", "", "--logfile", log]
+    )
     client = Redis(unix_socket_path=str(path))
     deadline = time.monotonic() + LOADING
     while time.monotonic() < deadline and process.poll() is None:
@@ -39,9 +40,19 @@ def backup_server(folder: Path) -> tuple[subprocess.Popen[bytes], Redis]:
 def primary(host: str, port: int, tls: list[str]) -> Redis:
     """Log in to the running primary as the administrator; ``tls`` is authority, certificate and key, or nothing."""
     password = Path("/etc/redis/admin.password").read_text().strip()
-    files = dict(zip(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), tls, strict=False))
-    secure = {"ssl": True, "ssl_check_hostname": True} | files if tls else {}
-    return Redis(host, port, username="admin", password=password, socket_timeout=60, **secure)
+    authority, certificate, key = tls or (None, None, None)
+    return Redis(
+        host,
+        port,
+        username="admin",
+        password=password,
+        socket_timeout=60,
+        ssl=bool(tls),
+        ssl_check_hostname=bool(tls),
+        ssl_ca_certs=authority,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
 
 
 def main() -> None:

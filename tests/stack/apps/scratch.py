@@ -42,7 +42,7 @@ if os.environ.get("SCRATCH_TICK"):
     }
 if STOCK:
     app.conf.worker_consumer = "celery.worker.consumer:Consumer"
-    app.conf.result_backend = app.conf.result_backend.split("+", 1)[1]
+    app.conf.update(result_backend=app.conf.result_backend.split("+", 1)[1])
     app.conf.result_backend_always_retry = True
     app.conf.result_backend_max_retries = 3
     app.conf.beat_scheduler = "redbeat.RedBeatScheduler"
@@ -92,7 +92,8 @@ def odd(self: Task[Any, Any]) -> object:
 
 @app.task(bind=True)
 def again(self: Task[Any, Any], countdown: float, times: int = 1) -> str:
-    queue = self.request.delivery_info["routing_key"].rpartition(".")[2]
+    delivery: Any = self.request.delivery_info
+    queue = str(delivery["routing_key"]).rpartition(".")[2]
     note("again", f"{self.request.retries}/{queue}", self)
     if self.request.retries < times:
         raise self.retry(countdown=countdown, max_retries=times)

@@ -30,7 +30,7 @@ class ContextTask(Task):  # type: ignore[type-arg]  # as Flask's documentation w
             ContextTask.inside = False
 
 
-def create(**own: Any) -> Celery:
+def create(**own: Any) -> Celery[ContextTask]:
     """Return an application with its own settings."""
     made = Celery("own", task_cls=ContextTask)
     made.config_from_object(
