@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from webhooks import db, delivery, receiver
+from webhooks import db, intake, receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,4 +49,4 @@ def url(server: receiver.Receiver) -> str:
 @pytest.fixture
 def accepted(url: str) -> str:
     """Id of an accepted delivery to the receiver."""
-    return delivery.accept([delivery.Request(url=url, payload={"n": 1}, queue="default")])[0].id
+    return intake.accept([intake.Request(url=url, payload={"n": 1}, queue="default")])[0].id

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from holdfast.outbox.table import outbox
 from holdfast.outbox.workflow import Workflow
-from webhooks import cli, db, delivery
+from webhooks import cli, db, delivery, intake
 from webhooks.models import Delivery
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def test_status_counts(accepted: str) -> None:
 
 def test_report_of_the_last_batch(url: str) -> None:
     assert "no such batch" in run("report").stderr
-    rows = delivery.accept([delivery.Request(url, {}, "default")], batch=True)
+    rows = intake.accept([intake.Request(url, {}, "default")], batch=True)
     batch = str(rows[0].batch_id)
     assert "no report yet" in run("report").stderr
     delivery.succeed(rows[0].id, rows[0].id, 200)

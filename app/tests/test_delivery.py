@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError, StatementError
 
 from holdfast.dead import REPLAY_HEADER
-from webhooks import db, delivery, tasks
+from webhooks import db, delivery, intake, tasks
 from webhooks.models import DEAD, DELIVERED, PENDING, Delivery, Effect, Report, now
 from webhooks.receiver import Behaviour, Receiver
 
@@ -111,7 +111,7 @@ def test_a_slow_receiver_is_tried_again(accepted: str, server: Receiver, monkeyp
     ],
 )
 def test_an_address_that_nobody_may_reach_is_final(url: str) -> None:
-    (stored,) = delivery.accept([delivery.Request(url=url, payload=None, queue="default")])
+    (stored,) = intake.accept([intake.Request(url=url, payload=None, queue="default")])
     assert run(stored.id).state == "FAILURE"
     assert (row(stored.id).status, row(stored.id).attempts) == (DEAD, 1)
 
@@ -133,8 +133,8 @@ def test_no_address_and_no_payload_gets_into_logs_results_or_errors(
     caplog.set_level("DEBUG")
     port = server.server_port if answer else 1
     server.control(f"/{CANARY}", Behaviour(fail_next=0 if answer == 200 else -1, status=answer or 503))
-    request = delivery.Request(f"http://127.0.0.1:{port}/{CANARY}?key={CANARY}", {"key": CANARY}, "default")
-    (stored,) = delivery.accept([request])
+    request = intake.Request(f"http://127.0.0.1:{port}/{CANARY}?key={CANARY}", {"key": CANARY}, "default")
+    (stored,) = intake.accept([request])
     result = run(stored.id)
     assert result.state == ("SUCCESS" if answer == 200 else "FAILURE")
     seen = [str(result.result), repr(result.result), str(result.traceback), str(row(stored.id).last_error), caplog.text]
@@ -144,9 +144,9 @@ def test_no_address_and_no_payload_gets_into_logs_results_or_errors(
 
 def test_an_error_of_the_database_does_not_quote_the_row() -> None:
     unknown: Any = None
-    wrong = delivery.Request(f"https://example.org/{CANARY}", {"key": CANARY}, queue=unknown)
+    wrong = intake.Request(f"https://example.org/{CANARY}", {"key": CANARY}, queue=unknown)
     with pytest.raises(StatementError) as caught:
-        delivery.accept([wrong])
+        intake.accept([wrong])
     assert "INSERT" in str(caught.value)
     assert CANARY not in str(caught.value)
 
@@ -166,13 +166,13 @@ def test_a_database_that_is_away_costs_no_attempt(accepted: str, monkeypatch: py
 
 
 def test_nobody_listening_is_worth_another_attempt() -> None:
-    (refused,) = delivery.accept([delivery.Request(url="http://127.0.0.1:1/", payload=None, queue="default")])
+    (refused,) = intake.accept([intake.Request(url="http://127.0.0.1:1/", payload=None, queue="default")])
     with pytest.raises(delivery.TemporaryError, match="ConnectError"):
         delivery.post(refused)
 
 
 def test_an_address_that_cannot_be_is_final() -> None:
-    (wrong,) = delivery.accept([delivery.Request(url="http://a:b:c/", payload=None, queue="default")])
+    (wrong,) = intake.accept([intake.Request(url="http://a:b:c/", payload=None, queue="default")])
     with pytest.raises(delivery.PermanentError):
         delivery.post(wrong)
 
@@ -273,7 +273,7 @@ def test_what_was_never_published_is_overdue_once(accepted: str) -> None:
 
 
 def test_the_overdue_are_taken_oldest_first_and_in_limits(url: str) -> None:
-    rows = delivery.accept(delivery.Request(url, number, "default") for number in range(5))
+    rows = intake.accept(intake.Request(url, number, "default") for number in range(5))
     for position, accepted in enumerate(rows):
         age(accepted.id, 100 + position)
     assert [taken.id for taken in delivery.take_overdue(2)] == [rows[4].id, rows[3].id]
@@ -289,7 +289,7 @@ def test_the_ended_are_never_overdue(accepted: str, server: Receiver) -> None:
 def test_a_batch_has_one_report(url: str, server: Receiver) -> None:
     server.control("/refuses", Behaviour(fail_next=-1, status=410))
     targets = [url, url, url.replace("/hook", "/refuses")]
-    rows = delivery.accept([delivery.Request(target, {}, "default") for target in targets], batch=True)
+    rows = intake.accept([intake.Request(target, {}, "default") for target in targets], batch=True)
     batch = str(rows[0].batch_id)
     run(rows[0].id)
     run(rows[1].id)
@@ -310,7 +310,7 @@ def test_a_batch_has_one_report(url: str, server: Receiver) -> None:
 
 
 def test_reports_written_at_the_same_time_are_one(url: str) -> None:
-    rows = delivery.accept([delivery.Request(url, {}, "default")], batch=True)
+    rows = intake.accept([intake.Request(url, {}, "default")], batch=True)
     with ThreadPoolExecutor(4) as pool:
         written = list(pool.map(delivery.write_report, [str(rows[0].batch_id)] * 4))
     assert all(written)

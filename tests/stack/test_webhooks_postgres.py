@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import func, select
 
-from webhooks import db, delivery, tasks
+from webhooks import db, delivery, intake, tasks
 from webhooks.models import DELIVERED, Delivery, Effect, now
 from webhooks.receiver import Behaviour, Log, Receiver
 
@@ -51,7 +51,7 @@ def server(tmp_path: Path) -> Iterator[Receiver]:
 def test_executions_at_the_same_time_have_one_effect(server: Receiver) -> None:
     copies = 6
     url = f"http://127.0.0.1:{server.server_port}/hook"
-    accepted = delivery.accept([delivery.Request(url, {}, "default")])[0].id
+    accepted = intake.accept([intake.Request(url, {}, "default")])[0].id
     server.control("/hook", Behaviour(delay=0.3))  # all copies are in flight before the first answer
     together = threading.Barrier(copies)
 
@@ -71,7 +71,7 @@ def test_executions_at_the_same_time_have_one_effect(server: Receiver) -> None:
 
 
 def test_sweeps_at_the_same_time_share_what_is_overdue() -> None:
-    rows = delivery.accept(delivery.Request("http://127.0.0.1:1/", number, "default") for number in range(40))
+    rows = intake.accept(intake.Request("http://127.0.0.1:1/", number, "default") for number in range(40))
     with db.transaction() as session:
         for row in rows:
             late = session.get_one(Delivery, row.id)
@@ -84,6 +84,6 @@ def test_sweeps_at_the_same_time_share_what_is_overdue() -> None:
 
 
 def test_reports_written_at_the_same_time_are_one() -> None:
-    rows = delivery.accept([delivery.Request("http://127.0.0.1:1/", {}, "default")], batch=True)
+    rows = intake.accept([intake.Request("http://127.0.0.1:1/", {}, "default")], batch=True)
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(delivery.write_report, [str(rows[0].batch_id)] * 4))

@@ -15,7 +15,7 @@ from rich.table import Table
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from webhooks import config, db, delivery, receiver, sender
+from webhooks import config, db, intake, receiver, sender
 from webhooks.app import app
 from webhooks.models import DEAD, DELIVERED, PENDING, Batch, Delivery, Effect, Report, now
 
@@ -63,7 +63,7 @@ def send(url: str, payload: str, queue: str | None, delay: int, wait: int) -> No
         request = parse({"url": url, "payload": _json(payload), "queue": queue})
     except ValueError as error:
         raise click.ClickException(f"{error}") from error
-    rows = delivery.accept([request], delay=delay)
+    rows = intake.accept([request], delay=delay)
     click.echo(rows[0].id)
     if wait:
         _report_outcome(_wait(rows, wait))
@@ -91,7 +91,7 @@ def send_many(file: BinaryIO, queue: str | None, wait: int) -> None:
             wrong += 1
             click.echo(f"{file.name}, line {number}: {error}", err=True)
     if requests:
-        rows = delivery.accept(requests, batch=True)
+        rows = intake.accept(requests, batch=True)
         click.echo(f"batch {rows[0].batch_id}: {len(rows)} accepted")
         if wait:
             _report_outcome(_wait(rows, wait))
@@ -174,7 +174,7 @@ def check_queue(queue: str) -> str:
     return queue
 
 
-def parse(line: dict[str, Any]) -> delivery.Request:
+def parse(line: dict[str, Any]) -> intake.Request:
     """Return what a line asks for.
 
     Raises:
@@ -195,7 +195,7 @@ def parse(line: dict[str, Any]) -> delivery.Request:
     queue = line.get("queue") or app.conf.task_default_queue
     if queue not in app.amqp.queues:
         raise ValueError(f"there is no queue {queue!r}; allowed: {', '.join(sorted(app.amqp.queues))}")
-    return delivery.Request(url=url, payload=line["payload"], queue=queue)
+    return intake.Request(url=url, payload=line["payload"], queue=queue)
 
 
 def _json(text: str) -> Any:

@@ -1,22 +1,18 @@
-"""The life of a delivery: accepted, attempted, then delivered or dead. Every step may run twice and changes once."""
+"""The life of an accepted delivery: attempted, then delivered or dead. Every step may run twice and changes once."""
 
 from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpcore
 from sqlalchemy import and_, case, func, or_, select, update
 
 from holdfast import inbox
-from webhooks import config, db, publish, sender, signature
-from webhooks.models import DEAD, DELIVERED, PENDING, Batch, Delivery, Effect, Report, new_id, now
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from webhooks import config, db, sender, signature
+from webhooks.models import DEAD, DELIVERED, PENDING, Batch, Delivery, Effect, Report, now
 
 RETRY_STATUS = frozenset({408, 425, 429})  # "later", though they are 4xx
 
@@ -29,21 +25,6 @@ class PermanentError(Exception):
     """The delivery is dead: the receiver refuses it, or the last attempt failed."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for.
-
-    Attributes:
-        url: address of the receiver, as :func:`webhooks.sender.check_url` takes it.
-        payload: any JSON value.
-        queue: name of the queue.
-    """
-
-    url: str
-    payload: Any
-    queue: str
-
-
 def retry_wait(attempt: int, base: int, cap: int) -> int:
     """Return the whole seconds to wait after the failed ``attempt`` (1 is the first).
 
@@ -52,36 +33,6 @@ def retry_wait(attempt: int, base: int, cap: int) -> int:
     """
     longest = min(cap, base * 2 ** min(attempt - 1, 32))
     return max(1, round(random.uniform(longest / 2, longest)))  # noqa: S311 - spreads load, guards nothing
-
-
-def accept(requests: Iterable[Request], *, delay: int = 0, batch: bool = False) -> list[Delivery]:
-    """Store the requests with their tasks; from the return on they are kept until delivered or dead.
-
-    Args:
-        requests: what to deliver.
-        delay: seconds until the first attempt.
-        batch: make them one batch with a report.
-    """
-    with db.transaction() as session:
-        batch_id = None
-        if batch:
-            batch_id = new_id()
-            session.add(Batch(id=batch_id))
-            session.flush()
-        rows = [
-            Delivery(
-                batch_id=batch_id,
-                url=request.url,
-                payload=request.payload,
-                queue=request.queue,
-                next_attempt_at=now() + timedelta(seconds=delay),
-            )
-            for request in requests
-        ]
-        session.add_all(rows)
-        session.flush()  # gives the rows their ids
-        publish.accepted(session, rows, batch_id, delay)
-    return rows
 
 
 def begin(delivery_id: str, replay: int) -> Delivery:

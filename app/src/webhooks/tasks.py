@@ -8,7 +8,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from sqlalchemy.exc import OperationalError
 
 from holdfast.dead import REPLAY_HEADER
-from webhooks import delivery, publish
+from webhooks import delivery
 from webhooks.app import app
 from webhooks.models import DELIVERED
 
@@ -73,11 +73,18 @@ def report(self: Task[Any, Any], batch_id: str) -> dict[str, int]:
 def sweep() -> dict[str, int]:
     """Publish what is overdue, and write the reports whose chord was lost or outdated by a replay.
 
+    It goes straight to the broker: the relay may be what is missing.
+
     Returns:
         How many deliveries and reports were published.
+
+    Raises:
+        kombu.exceptions.OperationalError: the broker did not confirm one; a later sweep finds what is left.
+        amqp.exceptions.AMQPError: the broker refused one; likewise.
     """
     rows = delivery.take_overdue(SWEEP_LIMIT)
-    publish.again(rows)
+    for row in rows:
+        deliver.apply_async((row.id,), task_id=row.id, queue=row.queue)
     batches = delivery.batches_without_report(SWEEP_LIMIT)
     for batch_id in batches:
         report.delay(batch_id)
