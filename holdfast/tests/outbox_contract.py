@@ -259,6 +259,18 @@ class OutboxContract:
         assert waiting(engine) == 0
 
 
+class SkipLockedContract:
+    """What databases with row locks do besides."""
+
+    def test_a_relay_does_not_wait_for_rows_that_another_one_is_claiming(self, engine: Engine) -> None:
+        add_rows(engine, 4)
+        with engine.begin() as first, engine.begin() as second:
+            mine = {row.id for row in store.claim(first, 2, lease=60)}
+            others = {row.id for row in store.claim(second, 10, lease=60)}
+        assert (len(mine), len(others)) == (2, 2)
+        assert not mine & others
+
+
 def start_relay(engine: Engine, log: Path, step: str) -> subprocess.Popen[str]:
     """Start relay_process.py."""
     url = engine.url.render_as_string(hide_password=False)

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, shared_task
 from celery.app.amqp import AMQP
 from celery.app.control import Control as CeleryControl
@@ -16,6 +15,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.signals import worker_init
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
+from failing import failure
 
 from celery_doctor import examine
 from holdfast import consumer, events, publisher, request, routing
@@ -206,17 +206,6 @@ def test_a_combined_request_runs_the_applications_method_and_the_layers() -> Non
     task.Request(message, app=app, task=task).on_failure(failure(PutBack("no store")))
     assert OwnRequest.seen == ["failure"]
     assert settled == ["put back"]
-
-
-def failure(error: Exception) -> ExceptionInfo:
-    def fail() -> None:
-        raise error
-
-    try:
-        fail()
-    except Exception:  # noqa: BLE001 - as a pool child reports it
-        return ExceptionInfo()
-    raise AssertionError
 
 
 def test_a_strategy_of_the_applications_own_is_told(caplog: pytest.LogCaptureFixture) -> None:

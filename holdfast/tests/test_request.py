@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from billiard.einfo import ExceptionInfo
 from celery import Celery
 from celery.exceptions import InvalidTaskError, TimeLimitExceeded
 from celery.worker import state
+from failing import failure
 
 from holdfast.app import install
 from holdfast.request import PutBack, Request, record
@@ -53,17 +53,6 @@ def request(app: Celery, message: Settled) -> Any:
         on_ack=lambda *_: message.how.append("ack"),
         on_reject=lambda _logger, _errors, requeue: message.how.append(("reject", requeue)),
     )
-
-
-def failure(error: Exception) -> ExceptionInfo:
-    def fail() -> None:
-        raise error
-
-    try:
-        fail()
-    except Exception:  # noqa: BLE001 - as a pool child reports it
-        return ExceptionInfo()
-    raise AssertionError
 
 
 def away(*_args: Any, **_kwargs: Any) -> None:

@@ -26,11 +26,35 @@ from .stack import Stack, made, password, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from holdfast.pulse import Pulse
 
 APPS = Path(__file__).parent / "apps"
 VHOST = "holdfast"
+
+
+@contextmanager
+def celery(app: str, *arguments: str, folder: Path, environment: dict[str, str]) -> Iterator[Process]:
+    """Run ``celery -A app`` with the arguments until the end of the block; after an error its log is shown."""
+    log = folder / f"log-{uuid.uuid4().hex[:6]}"
+    with log.open("w") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", app, *arguments],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            start_new_session=True,
+        )
+        process = Process(child, log)
+        try:
+            yield process
+        except BaseException:
+            print(process.text[-8000:])
+            raise
+        finally:
+            process.end()
 
 
 @dataclass
@@ -217,27 +241,9 @@ class Rig:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    @contextmanager
-    def process(self, *arguments: str, **extra: str) -> Iterator[Process]:
+    def process(self, *arguments: str, **extra: str) -> AbstractContextManager[Process]:
         """Run ``celery -A scratch`` with the arguments until the end of the block."""
-        log = self.folder / f"log-{uuid.uuid4().hex[:6]}"
-        with log.open("w") as output:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "scratch", *arguments],
-                env=self.environment(**extra),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                start_new_session=True,
-            )
-            process = Process(child, log)
-            try:
-                yield process
-            except BaseException:
-                print(process.text[-8000:])
-                raise
-            finally:
-                process.end()
+        return celery("scratch", *arguments, folder=self.folder, environment=self.environment(**extra))
 
     @contextmanager
     def worker(self, concurrency: int = 1, *, ready: bool = True, **extra: str) -> Iterator[Process]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from outbox_contract import OutboxContract, add_rows, clear
-
-from holdfast.outbox import store
+from outbox_contract import OutboxContract, SkipLockedContract, clear
 
 from .postgres import scratch_schema
 
@@ -29,13 +27,5 @@ def engine(stack: Stack) -> Iterator[Engine]:
         yield engine
 
 
-class TestOutboxOnPostgreSQL(OutboxContract):
-    """All of the contract, and what only this database does."""
-
-    def test_a_relay_does_not_wait_for_rows_that_another_one_is_claiming(self, engine: Engine) -> None:
-        add_rows(engine, 4)
-        with engine.begin() as first, engine.begin() as second:
-            mine = {row.id for row in store.claim(first, 2, lease=60)}
-            others = {row.id for row in store.claim(second, 10, lease=60)}
-        assert (len(mine), len(others)) == (2, 2)
-        assert not mine & others
+class TestOutboxOnPostgreSQL(OutboxContract, SkipLockedContract):
+    """All of the contract."""

@@ -6,24 +6,22 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pytest
 import redis
 
-from ..rig import APPS, Process
+from ..rig import APPS, Process, celery
 from ..servers import rules
 from ..stack import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 pytestmark = pytest.mark.stack
@@ -43,10 +41,8 @@ class Alone:
         """The file that says by how many seconds the clock of new and running beats is wrong."""
         return self.folder / "clock"
 
-    @contextmanager
-    def beat(self, *entries: str, clock: Path | None = None) -> Iterator[Process]:
+    def beat(self, *entries: str, clock: Path | None = None) -> AbstractContextManager[Process]:
         """Run a beat with some of the application's entries until the end of the block."""
-        log = self.folder / f"log-{uuid4().hex[:6]}"
         environment = {
             **os.environ,
             "BEAT_REDIS": self.url,
@@ -57,20 +53,7 @@ class Alone:
             "PYTHONPATH": str(APPS),
             "PYTHONUNBUFFERED": "1",
         }
-        with log.open("w") as output:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "beat_app", "beat", "--loglevel", "INFO"],
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                start_new_session=True,
-            )
-            process = Process(child, log)
-            try:
-                yield process
-            finally:
-                process.end()
+        return celery("beat_app", "beat", "--loglevel", "INFO", folder=self.folder, environment=environment)
 
     def client(self, db: int = 0) -> Any:
         """Return a client of the server: 0 is the schedule, 1 the broker."""

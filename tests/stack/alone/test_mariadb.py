@@ -12,7 +12,7 @@ import outbox_contract
 import pytest
 from click.testing import CliRunner
 from inbox_contract import InboxContract
-from outbox_contract import OutboxContract, add_rows
+from outbox_contract import OutboxContract, SkipLockedContract, add_rows
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -38,7 +38,7 @@ def url() -> Iterator[str]:
         yield url
 
 
-class TestOutboxOnMariaDB(OutboxContract):
+class TestOutboxOnMariaDB(OutboxContract, SkipLockedContract):
     """All of the contract, and what only this database does."""
 
     @pytest.fixture
@@ -49,14 +49,6 @@ class TestOutboxOnMariaDB(OutboxContract):
             outbox_contract.clear(engine)
             yield engine
             engine.dispose()
-
-    def test_a_relay_does_not_wait_for_rows_that_another_one_is_claiming(self, engine: Engine) -> None:
-        add_rows(engine, 4)
-        with engine.begin() as first, engine.begin() as second:
-            mine = {row.id for row in store.claim(first, 2, lease=60)}
-            others = {row.id for row in store.claim(second, 10, lease=60)}
-        assert (len(mine), len(others)) == (2, 2)
-        assert not mine & others
 
     def test_an_application_can_enqueue_while_a_relay_claims(self, engine: Engine) -> None:
         add_rows(engine, 2)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import uuid
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import pytest
 from celery_doctor.management import Management
 
 from ..rig import APPS
+from ..servers import container, free_ports
 from ..stack import ROOT, wait_until
 
 if TYPE_CHECKING:
@@ -124,26 +124,6 @@ def make_certificates(folder: Path, address: str = "127.0.0.1") -> None:
     openssl(folder, *new, "-subj", "/CN=server", *signed, *end, "-keyout", "key.pem", "-out", "cert.pem")
     for path in folder.iterdir():
         path.chmod(0o644)  # the servers run as other users
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-@contextmanager
-def container(*arguments: str) -> Iterator[str]:
-    command = ["docker", "run", "--detach", "--label", "holdfast.test=true", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    name = done.stdout.strip()
-    try:
-        yield name
-    finally:
-        subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, check=False)
 
 
 def definitions() -> str:
