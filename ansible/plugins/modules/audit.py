@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMEOUT = 5  # seconds for one connection
+# Doors are tried by hand: most of these questions are about what happens before a login, which a client library hides,
+# and a host needs nothing but Python to be looked at
 HELLO = b"AMQP\x00\x00\x09\x01"
 TUNE = b"\x00\x0a\x00\x1e"  # class and method of the frame that a broker sends to whom it has let in
 # Ciphers that prove no server, encrypt nothing, or can be broken; the client's own limits are off
