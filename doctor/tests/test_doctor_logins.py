@@ -6,8 +6,10 @@ from typing import ClassVar
 
 from redis.exceptions import ResponseError
 
-from celery_doctor import State, live
+import celery_doctor.logins  # noqa: F401 - adds its rules
+from celery_doctor import State
 from celery_doctor.redis import Store
+from celery_doctor.rules import redis_rules
 
 RULES = ("HF910", "HF911")
 
@@ -27,6 +29,6 @@ class BeforeSeven:
 
 def test_what_an_old_redis_cannot_tell_about_a_login_is_said_and_is_no_error() -> None:
     store = Store("result store", BeforeSeven)
-    found = {one.rule.number: one for one in live.redis_rules.examine(store, lambda rule: rule.number in RULES)}
+    found = {one.rule.number: one for one in redis_rules.examine(store, lambda rule: rule.number in RULES)}
     assert {one.state for one in found.values()} == {State.SKIPPED}
     assert "unknown subcommand 'DRYRUN'" in found["HF910"].found

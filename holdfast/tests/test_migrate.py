@@ -35,8 +35,10 @@ def stored(**options: Any) -> dict[str, Any]:
     taken: dict[str, Any] = {}
     with Connection("memory://") as connection:
         queue = connection.SimpleQueue(f"old-{id(taken)}")
-        app.send_task("shop.pay", (7, "ä"), {"x": None}, connection=connection, queue=queue.queue, **options)
-        return cast("Any", connection.default_channel)._get(queue.queue.name)
+        publish: Any = app.send_task  # the stubs know no queue but its name
+        publish("shop.pay", (7, "ä"), {"x": None}, connection=connection, queue=queue.queue, **options)
+        found: dict[str, Any] = connection.default_channel._get(queue.queue.name)
+        return found
 
 
 def raw(**options: Any) -> bytes:

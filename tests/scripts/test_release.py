@@ -136,13 +136,14 @@ def test_a_plain_tree_is_installed_as_hosts_do_it(shop: Path, made: list[Path], 
     assert again == folder, "the same files have the same name"
 
     target = tmp_path / "venv"
-    pip = ["uv", "pip", "install", "--quiet", "--python", target, "--no-deps"]
-    for command in (
+    pip: list[str | Path] = ["uv", "pip", "install", "--quiet", "--python", target, "--no-deps"]
+    commands: list[list[str | Path]] = [
         ["uv", "venv", "--quiet", "--python", sys.executable, target],
         [*pip, "--require-hashes", "--requirement", folder / "requirements.txt"],
         [*pip, "--no-index", *folder.glob("*.whl")],
         [target / "bin/python", "-c", "import manage, shop.tasks; assert shop.tasks.app.amqp"],
-    ):
+    ]
+    for command in commands:
         done = subprocess.run(
             command, env=os.environ | {"PATH": PATH}, cwd=tmp_path, capture_output=True, text=True, check=False
         )

@@ -119,7 +119,7 @@ class Move:
         with Redis(port=self.redis, decode_responses=True) as client:
             keys = [key for key in client.scan_iter(f"{PREFIX}*", _type="list") if not key.endswith(".pidbox")]
             found: dict[str, Any] = {key: client.llen(key) for key in keys}
-            return found | ({"unacked": n} if (n := client.hlen(f"{PREFIX}unacked")) else {})  # type: ignore[dict-item]
+            return found | ({"unacked": n} if (n := client.hlen(f"{PREFIX}unacked")) else {})
 
 
 @pytest.fixture
