@@ -113,7 +113,8 @@ def test_only_those_who_wait_for_tasks_count_as_workers(port: int, app: Celery, 
     app.send_task("pay", queue="celery")
     assert old.workers() == []
     with app.connection_for_write() as connection:
-        consumer: Any = connection.SimpleQueue(app.amqp.queues["celery"])
+        queue: Any = app.amqp.queues["celery"]  # the stubs know no queue but its name
+        consumer: Any = connection.SimpleQueue(queue)
         consumer.get(timeout=5)
         assert len(old.workers() or ()) == 1
     with Redis(port=port) as client:
