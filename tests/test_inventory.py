@@ -122,7 +122,9 @@ def test_a_password_in_a_url_may_be_anything(name: str) -> None:
 def test_a_misspelt_password_is_named() -> None:
     passwords = example()[0]["node1"]["holdfast_passwords"]
     passwords["rabitmq_app"] = passwords.pop("rabbitmq_app")
-    assert "no rabbitmq_app in holdfast_passwords, but rabitmq_app" in found(holdfast_passwords=passwords)
+    said = found(holdfast_passwords=passwords)
+    assert "no rabbitmq_app in holdfast_passwords, but rabitmq_app" in said
+    assert "next: rename rabitmq_app" in " ".join(said.split())
 
 
 @pytest.mark.parametrize("name", PLUGIN["GROUPS"])

@@ -135,16 +135,23 @@ def _version(text: str) -> str:
     return " (IPv6)" if ":" in text and not text.startswith("(") else ""
 
 
-def passwords(found: Any) -> Iterator[str]:
-    """Yield what is wrong with the passwords; none of them is shown."""
+def passwords(found: Any, *, made: bool) -> Iterator[str]:
+    """Yield what is wrong with the passwords; none of them is shown.
+
+    Args:
+        found: the passwords by name.
+        made: those that are missing will be made; a misspelt name is wrong all the same.
+    """
     given = found if hasattr(found, "items") else {}
     for name in PASSWORDS:
         if name not in given:
             near = difflib.get_close_matches(name, set(given) - set(PASSWORDS), 1, 0.8)
+            if made and not near:
+                continue
             yield fault(
                 f"no {name} in holdfast_passwords" + (f", but {near[0]}" if near else ""),
                 "the names of ansible/inventories/example/group_vars/all/main.yml",
-                f"write {name}: ${{{name.upper()}_PASSWORD}}, then run make secrets",
+                f"rename {near[0]}" if near else "run make secrets, which makes the missing ones and keeps the others",
             )
     for name in UNQUOTED:
         text = str(given.get(name) or "")
@@ -156,12 +163,15 @@ def passwords(found: Any) -> Iterator[str]:
             )
 
 
-def inventory_faults(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[str]:
+def inventory_faults(
+    hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], makes_passwords: bool = False
+) -> list[str]:
     """Return what is wrong with an inventory, each with what is allowed and the next step; empty when all is well.
 
     Args:
         hostvars: Ansible's variables of each host.
         groups: Ansible's groups, with the names of their hosts.
+        makes_passwords: the playbook makes the passwords that are missing.
     """
     found = list(empty(groups))
     if found:
@@ -172,7 +182,7 @@ def inventory_faults(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[
         names |= set(hostvars[host].keys())
         found += address(host, hostvars[host])
     found += unknown(names, allowed)
-    found += passwords(value(hostvars[groups["rabbitmq"][0]], "holdfast_passwords"))
+    found += passwords(value(hostvars[groups["rabbitmq"][0]], "holdfast_passwords"), made=makes_passwords)
     return list(dict.fromkeys(found))
 
 
