@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from drill.targets import Logins, Node, Process, Target, TargetError
+from drill.targets import Disks, Logins, Node, Process, Target, TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,7 @@ class FakeTarget:
 
     name = "fake"
     scrape: Path | None = None
+    disks: Disks | None = None
 
     def __init__(self, *names: str) -> None:
         self.nodes = {

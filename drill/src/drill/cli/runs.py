@@ -218,7 +218,7 @@ def _execute(
 
 def _applicable(stack: Stack, faults: list[str], console: Console) -> list[str]:
     """Return the faults whose nodes the target has; say which are left out."""
-    tiers = {node.tier for node in stack.target.nodes.values()}
+    tiers = {node.tier for node in stack.target.nodes.values()} | ({"disks"} if stack.target.disks else set())
     missing = {name: sorted(set(REGISTRY[name].needs) - tiers) for name in faults}
     for name in faults:
         if missing[name]:

@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -20,14 +20,26 @@ from drill.cli.group import known, main
 from drill.faults import REGISTRY
 from drill.judge import checker
 from drill.selftest import set_up
-from drill.selftest.mutants import MUTANTS, SETUPS
+from drill.selftest.mutants import MUTANTS, POWER, SETUPS
 from drill.selftest.registry import find
-from drill.selftest.spare_servers import SpareServers
+from drill.selftest.spare_servers import SpareServers, images
 from drill.selftest.virtual_host import use_redis, use_vhost
 from drill.targets.compose import Compose
 
 if TYPE_CHECKING:
     from drill.cli.places import Places
+
+
+POWER_ROUND = (
+    "power-all",
+    "power-single",
+    "power-all",
+    "power-majority",
+    "power-failover",
+    "power-all",
+    "power-twice",
+)
+SHOWN = ("acknowledged", "lost", "result_lost", "effect_lost", "unknown", "extra")
 
 
 @main.command()
@@ -40,6 +52,8 @@ def mutants(places: Places, names: tuple[str, ...], seed: int, *, controls: bool
     unknown = [name for name in names if name not in MUTANTS]
     if unknown:
         raise click.UsageError(f"There is no mutant {', '.join(unknown)}; there are {', '.join(MUTANTS)}.")
+    if any(spare and spare.images for spare in (MUTANTS[name].spare for name in names or MUTANTS)):
+        images(_spare_folder(places)).check()  # before anything starts, not an hour later
     table = Table(box=None)
     for column in ("mutant", "what is switched off", "drill", "with all safeguards"):
         table.add_column(column)
@@ -81,8 +95,30 @@ def compare(places: Places, faults: tuple[str, ...], seed: int) -> None:
 @click.pass_obj
 def small_disk(places: Places, seed: int) -> None:
     """Fill the disk of a broker to its last byte, on brokers of the drill's own with small disks in memory."""
-    report = run_set_up(places, "small-disk", seed)
-    for line in [report["verdict"].upper(), *report["reasons"]]:
+    _tell(run_set_up(places, "small-disk", seed))
+
+
+@main.command()
+@click.option("--rounds", default=1, show_default=True, help="How often the sequence of cuts is made.")
+@click.option("--rate", default=POWER.rate, show_default=True, help="Tasks a second.")
+@click.option("--calm", default=POWER.calm, show_default=True, help="Seconds of load before and after each cut.")
+@click.option("--seed", default=1, show_default=True)
+@click.pass_obj
+def power(places: Places, rounds: int, rate: float, calm: float, seed: int) -> None:
+    """Cut the power of brokers, Redis nodes and database, on servers of the drill's own; needs root and loop devices.
+
+    One round is eight cuts: all nodes, the leaders, all, a majority, all during a failover, all, and twice within a
+    minute.
+    """
+    report = run_set_up(places, "power", seed, faults=POWER_ROUND * rounds, rate=rate, calm=calm)
+    _tell(report)
+
+
+def _tell(report: dict[str, Any]) -> NoReturn:
+    """Print the verdict, its reasons and the counts, and exit with the verdict's code."""
+    counts = report["counts"]
+    shown = ", ".join(f"{counts[key]} {key.replace('_', ' ')}" for key in SHOWN)
+    for line in [f"{report['verdict'].upper()}: {shown}", *report["reasons"]]:
         click.echo(line)
     sys.exit(checker.EXIT[report["verdict"]])
 
@@ -92,18 +128,51 @@ def small_disk(places: Places, seed: int) -> None:
 @click.option("--seed", default=1)
 @click.option("--control", is_flag=True)
 @click.option("--fault", "faults", multiple=True)
+@click.option("--rate", type=float)
+@click.option("--calm", type=float)
 @click.pass_obj
-def set_up_(places: Places, name: str, seed: int, faults: tuple[str, ...], *, control: bool) -> None:
+def set_up_(
+    places: Places,
+    name: str,
+    seed: int,
+    faults: tuple[str, ...],
+    *,
+    control: bool,
+    rate: float | None,
+    calm: float | None,
+) -> None:
     """Run one set-up in this process and print the folder of its report."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     target = Compose(places.project)
     with places.journal.alone():
-        folder = set_up.execute(name, target, places.ledgers, places.journal, seed, control=control, faults=faults)
+        folder = set_up.execute(
+            name,
+            target,
+            places.ledgers,
+            places.journal,
+            seed,
+            control=control,
+            faults=faults,
+            rate=rate,
+            calm=calm,
+            spare_folder=_spare_folder(places),
+        )
     click.echo(folder)
 
 
+def _spare_folder(places: Places) -> Path:
+    return places.build / "drill/spare"
+
+
 def run_set_up(
-    places: Places, name: str, seed: int, *, control: bool = False, faults: tuple[str, ...] = ()
+    places: Places,
+    name: str,
+    seed: int,
+    *,
+    control: bool = False,
+    faults: tuple[str, ...] = (),
+    rate: float | None = None,
+    calm: float | None = None,
 ) -> dict[str, Any]:
     """Run one set-up in a process of its own, because its workers get the environment; return its report.
 
@@ -120,12 +189,13 @@ def run_set_up(
     else:
         use_vhost(variables)
     command = [sys.executable, "-m", "drill", "--project", places.project, "set-up", name, "--seed", str(seed)]
+    command += [word for key, value in (("--rate", rate), ("--calm", calm)) if value for word in (key, str(value))]
     command += ["--control"] * control + [word for fault in faults for word in ("--fault", fault)]
     with ExitStack() as servers:
         if scenario.spare:
             net = target.nodes["redis1"].address.rpartition(".")[0]
-            spare = replace(scenario.spare, edits=()) if control else scenario.spare
-            own = SpareServers(places.build / "drill/spare", net, spare, logins.files)
+            spare = replace(scenario.spare, edits=(), no_fsync=()) if control else scenario.spare
+            own = SpareServers(_spare_folder(places), net, spare, logins.files)
             servers.enter_context(own).use(variables)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # the child must be told in any case
         child = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True, start_new_session=True)

@@ -1,6 +1,6 @@
 """All faults, by name."""
 
-from drill.faults import broker, redis, workers
+from drill.faults import broker, power, redis, workers
 from drill.faults.base import REGISTRY, Plan, Spec, Undo, undo
 
-__all__ = ["REGISTRY", "Plan", "Spec", "Undo", "broker", "redis", "undo", "workers"]
+__all__ = ["REGISTRY", "Plan", "Spec", "Undo", "broker", "power", "redis", "undo", "workers"]

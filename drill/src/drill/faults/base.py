@@ -54,7 +54,7 @@ class Spec:
     Attributes:
         name: what the user types.
         does: what it breaks, in words.
-        needs: tiers that the target must have.
+        needs: tiers that the target must have; ``disks``: that can lose power.
         plan: chooses targets with the given random numbers and returns the plan.
         sets: the named sets that it belongs to, beside ``full``.
     """

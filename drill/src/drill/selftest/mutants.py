@@ -30,11 +30,20 @@ class Spare:
         tiers: which ones.
         edits: regular expressions and what takes the place of each match in their files; each must match somewhere.
         disk: size of a disk in memory for each of them (``256m``); empty for volumes of the usual kind.
+        images: size of a disk that can lose power for each that keeps data (``4g``); empty for none.
+        no_fsync: tiers in which ``fsync`` does nothing.
     """
 
     tiers: tuple[str, ...]
     edits: tuple[tuple[str, str], ...] = ()
     disk: str = ""
+    images: str = ""
+    no_fsync: tuple[str, ...] = ()
+
+
+def _powered(no_fsync: tuple[str, ...] = ()) -> Spare:
+    """Return servers whose disks can lose power; smaller ones would raise RabbitMQ's disk alarm."""
+    return Spare(("rabbit", "redis", "sentinel", "postgres"), images="4g", no_fsync=no_fsync)
 
 
 def _redis(*edits: tuple[str, str]) -> Spare:
@@ -197,6 +206,13 @@ MUTANTS = {
         settings=_STOCK_STORE,
         spare=_redis(("^min-replicas-to-write 1", "min-replicas-to-write 0")),
     ),
+    "broker-fsync": Mutant(
+        "fsync does nothing in the brokers, and the power fails",
+        ("power-all",),
+        LONG,
+        rate=30,
+        spare=_powered(("rabbit",)),
+    ),
     "channel-errors": Mutant(
         "a channel error ends the worker, control queues are exclusive",
         ("broker-forget",),
@@ -224,6 +240,7 @@ SMALL_DISK = Mutant(
     faults=("disk-full",),
     spare=Spare(("rabbit",), ((r"^disk_free_limit\.absolute = .*", "disk_free_limit.absolute = 20MB"),), disk="300m"),
 )
+POWER = Mutant("nothing: all safeguards are on, and the servers' disks can lose power", spare=_powered())
 SETUPS = {"stock": STOCK, "redis-broker": REDIS_BROKER, "control": CONTROL}
 
 

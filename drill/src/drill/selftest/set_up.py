@@ -10,7 +10,7 @@ from drill.run.drill import Drill, Options
 from drill.selftest import application
 from drill.selftest.mutants import CONTROL
 from drill.selftest.registry import find
-from drill.selftest.spare_servers import PROJECT
+from drill.selftest.spare_servers import PROJECT, images
 from drill.selftest.virtual_host import VirtualHost
 from drill.targets.compose import Compose
 from drill.targets.local import LocalWorkers
@@ -26,7 +26,17 @@ VARIANT = "drill.selftest.variants"  # module of the application that the enviro
 
 
 def execute(
-    name: str, target: Compose, ledgers: Path, journal: Journal, seed: int, *, control: bool, faults: tuple[str, ...]
+    name: str,
+    target: Compose,
+    ledgers: Path,
+    journal: Journal,
+    seed: int,
+    *,
+    control: bool,
+    faults: tuple[str, ...],
+    rate: float | None = None,
+    calm: float | None = None,
+    spare_folder: Path,
 ) -> Path:
     """Run a set-up with workers of its own; the environment is that of its application already.
 
@@ -38,6 +48,9 @@ def execute(
         seed: of the targets and the load.
         control: leave all safeguards on.
         faults: to inject; those of the set-up if empty.
+        rate: tasks per second, in place of the set-up's.
+        calm: seconds of load before and after each fault, in place of the set-up's.
+        spare_folder: with the files of its own servers.
 
     Returns:
         The folder of its report.
@@ -50,18 +63,22 @@ def execute(
     host = VirtualHost((target.nodes | own)["rabbit1"].address, logins.password("RABBITMQ_ADMIN_PASSWORD"), TOPOLOGY)
     options = Options(
         seed,
-        scenario.rate,
+        rate or scenario.rate,
         mix=scenario.mix,
         ways={"single": 1},
-        calm=scenario.calm,
+        calm=scenario.calm if calm is None else calm,
         drain=60,
         recovery=60,
         app=f"{VARIANT}:app",
         ledger=mutant.ledger,
     )
+    ledgers.mkdir(parents=True, exist_ok=True)  # the logs of the workers are there, too
+    disks = images(spare_folder) if scenario.spare and scenario.spare.images else None
     host.make(mutant)
+    if disks:
+        disks.settle()
     try:
-        with LocalWorkers(target, VARIANT, ledgers, dict(os.environ), spare) as place:
+        with LocalWorkers(target, VARIANT, ledgers, dict(os.environ), spare, disks=disks) as place:
             kind = RedisBrokerStack if mutant.redis_broker else Stack
             stack = kind(place, logins.password, application.make(mutant))
             stack.rules = STACK  # one yardstick for all: a mutant must not loosen its own bounds

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from drill import ROOT
 from drill.targets import TargetError
 from drill.targets.compose import PREPARES, TOOLS, Compose
+from drill.targets.images import COMMIT, Images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,20 @@ PROJECT = "holdfast-drill"
 NET = os.environ.get("HOLDFAST_DRILL_NET", "172.30.79")  # first three numbers, beside those of the stack
 MADE = "/run/holdfast"  # where a container finds what was made for its role
 HOLDER = "holder"  # a container that keeps volumes in memory mounted while their server is down
-_ADDRESSES = {"rabbit": "HOLDFAST_BROKER_URL", "redis": "HOLDFAST_RESULT_URL"}
+_ADDRESSES = {
+    "rabbit": ("HOLDFAST_BROKER_URL",),
+    "redis": ("HOLDFAST_RESULT_URL",),
+    "postgres": ("WEBHOOKS_DATABASE_URL", "HOLDFAST_OUTBOX_URL"),
+}
+_WITH_DATA = {"rabbit", "redis", "postgres"}  # tiers that keep what was promised
+_SHIM = "/usr/local/lib/no-fsync.so"
+# needs no C library, so that it loads into a server of any distribution
+_NO_FSYNC = "".join(f"int {call}(int file) {{ (void)file; return 0; }}\n" for call in ("fsync", "fdatasync", "syncfs"))
+
+
+def images(folder: Path) -> Images:
+    """Return the disks of the set whose files are in ``folder``."""
+    return Images(folder / "images")
 
 
 class SpareServers:
@@ -41,14 +55,20 @@ class SpareServers:
 
     def __init__(self, folder: Path, net: str, spare: Spare, files: Mapping[str, str]) -> None:
         self._folder, self._net, self._spare, self._files = folder, net, spare, files
+        self._images = images(folder)
 
     def __enter__(self) -> Self:
+        if self._spare.images:
+            self._images.check()
         description = self._description()
-        path = self._folder / "compose.json"
-        path.write_text(json.dumps(description))
-        path.chmod(0o600)
+        self._write(description)
         self._remove()
         try:
+            if self._spare.images:
+                self._put_on_images(description)
+            if self._spare.no_fsync:
+                self._take_fsync(description)
+            self._write(description)
             self._run("up", "--detach", "--wait", "--wait-timeout", "180")
         except BaseException:
             self._remove()
@@ -65,8 +85,8 @@ class SpareServers:
 
     def use(self, environment: dict[str, str]) -> None:
         """Point an application's environment at these servers."""
-        for tier, name in _ADDRESSES.items():
-            if tier in self._spare.tiers:
+        for tier in self._spare.tiers:
+            for name in _ADDRESSES.get(tier, ()):
                 environment[name] = self._moved(environment[name])
 
     def write_files(self, files: Mapping[str, str]) -> None:
@@ -141,8 +161,41 @@ class SpareServers:
             "configs": {name: {"file": str(self._folder / name)} for name in sorted(used)},
         }
 
+    def _put_on_images(self, description: dict[str, Any]) -> None:
+        """Give each server that keeps data a disk of its own."""
+        names = [name for name in description["services"] if name.rstrip("0123456789") in _WITH_DATA]
+        for name, device in self._images.make(names, self._spare.images).items():
+            options = {"type": "ext4", "device": device, "o": f"commit={COMMIT}"}
+            description["volumes"][name] = {"driver_opts": options}
+
+    def _take_fsync(self, description: dict[str, Any]) -> None:
+        """Let ``fsync`` do nothing in the servers of some tiers.
+
+        Raises:
+            TargetError: there is no C compiler.
+        """
+        shim = self._folder / "no-fsync.so"
+        command = ["cc", "-shared", "-fPIC", "-nostdlib", "-fno-builtin", "-x", "c", "-", "-o", str(shim)]
+        try:
+            subprocess.run(command, input=_NO_FSYNC, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise TargetError(f"A server without fsync needs a C compiler: {error}. Next: apt install gcc") from error
+        shim.chmod(0o755)
+        for name, one in description["services"].items():
+            if name.rstrip("0123456789") in self._spare.no_fsync:
+                one["volumes"].append({"type": "bind", "source": str(shim), "target": _SHIM, "read_only": True})
+                one["environment"] = (one.get("environment") or {}) | {"LD_PRELOAD": _SHIM}
+
+    def _write(self, description: dict[str, Any]) -> None:
+        path = self._folder / "compose.json"
+        path.write_text(json.dumps(description))
+        path.chmod(0o600)
+
     def _remove(self) -> None:
-        self._run("down", "--volumes", "--remove-orphans", "--timeout", "1")
+        try:
+            self._run("down", "--volumes", "--remove-orphans", "--timeout", "1")
+        finally:
+            self._images.remove()
 
     def _moved(self, text: str) -> str:
         return text.replace(f"{self._net}.", f"{NET}.")

@@ -71,6 +71,26 @@ class Logins:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
+class Disks(Protocol):
+    """Disks that can lose power. Each call raises :class:`TargetError` when it fails."""
+
+    def names(self) -> list[str]:
+        """Return the nodes whose disks can lose power."""
+
+    def mark(self, names: Sequence[str]) -> None:
+        """Write a control file with ``fsync`` and one without to the disk of each node."""
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Note what the disks of nodes hold; the nodes are frozen."""
+
+    def lose(self, names: Sequence[str]) -> str:
+        """Take from the disks what they did not hold at :meth:`keep`; the nodes are down.
+
+        Returns:
+            That the control files prove it, in words; empty when they do not.
+        """
+
+
 class Target(Protocol):
     """What the drill needs of the place where a stack runs. Each call raises :class:`TargetError` when it fails.
 
@@ -81,10 +101,12 @@ class Target(Protocol):
         name: for people: what will be broken.
         scrape: folder of this machine in which the target's Prometheus looks for further targets (``file_sd``); None
             where it does not see one.
+        disks: that can lose power; None where none can.
     """
 
     name: str
     scrape: Path | None
+    disks: Disks | None
 
     @property
     def nodes(self) -> dict[str, Node]:

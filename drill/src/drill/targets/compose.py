@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from drill.targets.base import Disks
+
 MARKER = "holdfast.drill"
 PREPARES = "init"  # the service that makes passwords and files, and ends
 TOOLS = "holdfast-tools:dev"  # iptables and kill, beside a container: nothing is installed into the servers
@@ -30,6 +32,8 @@ class Compose:
     Raises:
         TargetError: it does not run, or a container of it lacks the marker.
     """
+
+    disks: Disks | None = None  # its volumes are folders of this machine's own disk
 
     def __init__(self, project: str = "holdfast", scrape: Path | None = None) -> None:
         self.name = f"compose project {project}"

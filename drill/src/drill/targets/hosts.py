@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from drill.targets.base import Disks
+
 VARIABLE = "holdfast_drill"
 MARKER = "/etc/holdfast/drill-allowed"
 FREEZER = "/sys/fs/cgroup/system.slice"  # the kernel's: systemd never starts a unit again that died while it was frozen
@@ -194,6 +196,7 @@ class Hosts:
         TargetError: a host does not say that it may be broken, does not answer, or lacks what the drill needs.
     """
 
+    disks: Disks | None = None  # the kernel of a host keeps its page cache whatever happens to a service
     scrape: Path | None = None  # a Prometheus on another host does not see the file that announces a drill
 
     def __init__(self, inventory: Path, state: Path) -> None:

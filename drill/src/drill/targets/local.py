@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from drill.targets.base import Disks
     from drill.targets.compose import Compose
 
 WORKERS = ("worker1", "worker2")
@@ -30,13 +31,22 @@ class LocalWorkers:
         folder: for the workers' logs.
         environment: of the workers.
         spare: servers that take the place of the stack's.
+        disks: of those, if they can lose power.
     """
 
     scrape: Path | None = None  # nobody looks at the dashboards of the drill's own test
 
     def __init__(
-        self, inner: Compose, app: str, folder: Path, environment: dict[str, str], spare: Compose | None = None
+        self,
+        inner: Compose,
+        app: str,
+        folder: Path,
+        environment: dict[str, str],
+        spare: Compose | None = None,
+        *,
+        disks: Disks | None = None,
     ) -> None:
+        self.disks = disks
         self._inner, self._app, self._folder, self._environment, self._spare = inner, app, folder, environment, spare
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._births: dict[str, int] = dict.fromkeys(WORKERS, 0)
