@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,16 +24,20 @@ class Browser:
         found = next(filter(None, map(shutil.which, BROWSERS)), None)
         if found is None:
             pytest.fail(f"found none of {', '.join(BROWSERS)}; run `make test-all`, or `apt-get install chromium`")
+        self.profile = profile
+        self.profile.mkdir()
         self.command = [
             found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-            "--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}",
+            "--disable-background-networking", "--disable-component-update",
             "--virtual-time-budget=8000",  # milliseconds that the page's scripts believe to have
             "--dump-dom",
         ]  # fmt: skip
 
     def page(self, address: str) -> str:
         """Return the document at ``address`` as the scripts have left it."""
-        done = subprocess.run([*self.command, address], capture_output=True, text=True, timeout=60, check=True)
+        # a profile for each visit: with what the last one has cached, a page with a login may never be done
+        own = f"--user-data-dir={mkdtemp(dir=self.profile)}"
+        done = subprocess.run([*self.command, own, address], capture_output=True, text=True, timeout=60, check=True)
         return done.stdout
 
     def wait_for(self, address: str, *words: str) -> None:
