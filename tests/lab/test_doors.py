@@ -69,6 +69,12 @@ DOORS = {
         "systemctl stop holdfast-firewall-check.timer; nft insert rule inet holdfast input tcp dport 9538 accept",
         FIREWALL, "(?!HOST).*: HOST:9538 from here",
     ),
+    "one port of the firewall over IPv6": Door(
+        "rabbitmq",
+        "systemctl stop holdfast-firewall-check.timer;"
+        " nft insert rule inet holdfast input meta nfproto ipv6 tcp dport 5671 accept",
+        FIREWALL, "(?!HOST).*: HOST:5671 over IPv6 from here",
+    ),
     "a right more for a user of Redis": Door(
         "redis", f"{REDIS} acl setuser monitor '+config|get'", f"{REDIS} acl load",
         "HOST: users of Redis with other rules or passwords",
