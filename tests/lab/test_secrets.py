@@ -20,9 +20,9 @@ LOUD = ("--check", "--diff", "-vvv")
 @pytest.fixture(scope="module")
 def secrets() -> dict[str, str]:
     """Every password of the vault, and a line of every private key of the controller, by name."""
-    vault = Path(sys.executable).with_name("ansible-vault")
-    password = INVENTORY / ".vault-password"
-    view = [vault, "view", "--vault-password-file", password, INVENTORY / "group_vars/all/vault.yml"]
+    vault, password = INVENTORY / "group_vars/all/vault.yml", INVENTORY / ".vault-password"
+    program = str(Path(sys.executable).with_name("ansible-vault"))
+    view = [program, "view", "--vault-password-file", str(password), str(vault)]
     text = subprocess.run(view, capture_output=True, text=True, check=True).stdout
     found: dict[str, str] = dict(yaml.safe_load(text)["holdfast_passwords"])
     for path in sorted((INVENTORY / "tls").rglob("*.key")):
