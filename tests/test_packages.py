@@ -184,3 +184,45 @@ def test_the_check_of_names_can_say_no(line: str) -> None:
 )
 def test_the_check_of_names_lets_ours_pass(line: str) -> None:
     assert not NOT_OURS.search(line)
+
+
+EXPORT = ("--frozen", "--only-group", "build-tools", "--format", "requirements.txt", "--no-header")
+INSTALLS = [  # files in which something is installed by pip as root, or for the whole checkout
+    ROOT / "ansible/roles/app/tasks/install.yml",
+    ROOT / "compose/images/app/Dockerfile",
+    ROOT / "scripts/env",
+]
+
+
+def test_the_build_tools_are_those_of_the_lock_file() -> None:
+    locked = run("uv", "export", "--quiet", *EXPORT).stdout
+    file = ROOT / "scripts/build-tools.txt"
+    assert file.read_text(encoding="utf-8") == locked, f"next: uv export {' '.join(EXPORT)} --output-file {file}"
+    assert {"uv", "hatchling"} <= set(re.findall(r"^([a-z-]+)==", locked, re.MULTILINE))
+
+
+def unproven(text: str) -> list[str]:
+    """Return the installations by pip of a text that take a file without its hash, or build one."""
+    joined = re.sub(r"\\\n\s*|\n\s+- ", " ", text)
+    found = re.findall(r"^.*\bpip(?:\"|'|,)?,? ?'?install\b.*$", joined, re.MULTILINE)
+    return [
+        line
+        for line in found
+        if not ("--require-hashes" in line and "--only-binary" in line)
+        and "--no-index" not in line
+        and "--offline" not in line
+    ]
+
+
+@pytest.mark.parametrize("file", INSTALLS, ids=lambda file: file.name)
+def test_what_is_installed_has_its_hash_and_is_not_built_here(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert "--require-hashes" in text
+    assert unproven(text) == []
+
+
+@pytest.mark.parametrize("taken", ["--require-hashes", "--only-binary"])
+@pytest.mark.parametrize("file", INSTALLS, ids=lambda file: file.name)
+def test_the_check_of_installations_can_say_no(file: Path, taken: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert len(unproven(text.replace(taken, ""))) == 1
