@@ -82,7 +82,7 @@ def problem(line: str) -> str | None:
     if shell.returncode and not line.lstrip().startswith(("for ", "done")):
         return shell.stderr.strip()
     words = shlex.split(re.sub(r"\$\([^()]*\)", "VALUE", line), comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+    while words and (words[0] == "sudo" or re.fullmatch(r"[A-Z_]+=.*", words[0])):
         words = words[1:]
     tool, rest = words[0].removeprefix(".venv/bin/").removeprefix("/opt/holdfast/current/bin/"), words[1:]
     if (tool, *rest[:1]) == ("holdfast", "doctor"):

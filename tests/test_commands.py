@@ -36,6 +36,7 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(click.File, "convert", lambda _self, value, *_: value)
     monkeypatch.setenv("HOLDFAST_APP", "webhooks.app")  # app.env has it
     monkeypatch.setenv("HOLDFAST_OUTBOX_URL", "sqlite://")
+    monkeypatch.setenv("HOLDFAST_OLD_BROKER_URL", "redis://")  # its page exports it
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -94,7 +94,7 @@ def test_the_ports_of_the_brokers_are_those_of_the_laptops_environment() -> None
 
 def test_the_pages_of_the_monitoring_ask_for_a_login_and_no_program_types_it() -> None:
     """The login is in files of the server's own role; a command line would show it to everybody."""
-    for server, tool in (("prometheus", "promtool"), ("alertmanager", "amtool")):
+    for server, tool in (("prometheus", "promtool"), ("alertmanager", "amtool-http")):
         assert "--web.config.file=/run/holdfast/web.yml" in SERVICES[server]["command"], server
         assert f"--http.config.file=/run/holdfast/{tool}.yml" in SERVICES[server]["healthcheck"]["test"], server
         page = yaml.safe_load((ROOT / f"compose/config/secret/{server}/web.yml").read_text())

@@ -95,7 +95,7 @@ class OwnClass(crontab):
         ("options", {"expires": timedelta(seconds=3)}),
         ("schedule", OwnClass(minute=3)),
         ("schedule", crontab(nowfun=lambda: NOON)),
-        ("schedule", rrule("DAILY", dtstart=NOON.astimezone(BERLIN))),
+        ("schedule", rrule("DAILY", dtstart=NOON.astimezone(BERLIN), app=Celery("unit", set_as_current=False))),
     ],
 )
 def test_what_redis_cannot_hold_exactly_is_served_from_the_configuration(

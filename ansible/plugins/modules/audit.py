@@ -474,7 +474,7 @@ class Audit:
                 if not want.get("optional"):
                     self.check(f"{path} is there", "missing", "a file")
                 continue
-            found = path.lstat()
+            found = path.stat()  # of what a link leads to: that is what is read
             mode, most = stat.S_IMODE(found.st_mode), int(want["mode"], 8)
             owner = f"{name_of(pwd.getpwuid, found.st_uid)}:{name_of(grp.getgrgid, found.st_gid)}"
             fine = owner in (want["owner"], f"{want['owner']}:{owner.split(':')[1]}") and not mode & ~most
