@@ -55,3 +55,24 @@ def test_a_name_stands_alone() -> None:
         (path, name) for path, name in found if len(name.split()) < 2 or name.lower().split()[-1] in POINTING
     ]  # fmt: skip
     assert alone == []
+
+
+def arguments(found: object) -> Iterator[object]:
+    """Yield what the lists of arguments inside of a file hold."""
+    if isinstance(found, dict):
+        if isinstance(found.get("argv"), list):
+            yield from found["argv"]
+        for value in found.values():
+            yield from arguments(value)
+    elif isinstance(found, list):
+        for value in found:
+            yield from arguments(value)
+
+
+def test_every_argument_of_a_command_is_a_text() -> None:
+    """``--only-binary=:all: # why`` without quotes is a mapping to YAML, and a strange argument to the program."""
+    assert list(arguments(yaml.safe_load("- command: {argv: [a, --b=:all: ]}"))) == ["a", {"--b=:all": None}]
+    files = sorted((ROOT / "ansible").glob("*/**/*.yml"))
+    found = [(path.name, one) for path in files for one in arguments(yaml.safe_load(path.read_text(encoding="utf-8")))]
+    assert len(found) > 50
+    assert [one for one in found if isinstance(one[1], dict | list)] == []

@@ -114,9 +114,9 @@ class Lab:
         """Run a playbook on the hosts, see ``run``."""
         return self.run("scripts/play", name, *options, fails=fails, **environment)
 
-    def unchanged(self, name: str, *options: str) -> None:
+    def unchanged(self, name: str, *options: str, **environment: str | Path) -> None:
         """Run a playbook whose recap must count no change on any host."""
-        if CHANGED.search(self.play(name, *options)):
+        if CHANGED.search(self.play(name, *options, fails=False, **environment)):
             self.fail(f"{name} changed something; allowed: changed=0 on every host")
 
     def refuses(self, words: str, name: str, *options: str, **environment: str | Path) -> None:

@@ -278,4 +278,5 @@ def test_elsewhere(lab: Lab) -> None:
     inventory = lab.changed_inventory("elsewhere", variables=other)
     lab.play("site", INVENTORY=inventory)
     lab.play("verify", INVENTORY=inventory)
+    lab.unchanged("site", INVENTORY=inventory)
     lab.run("scripts/lab", "down")
