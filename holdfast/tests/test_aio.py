@@ -279,14 +279,15 @@ def test_what_is_known_of_each_message_outlives_the_deadline_of_its_part() -> No
     release = threading.Event()
 
     def script(session: Session, tag: int) -> None:
-        session.ack(tag) if tag < 4 else session.nack(tag)
+        session.ack(tag) if tag < 5 else session.nack(tag)
 
     with scripted(script) as (app, add, (node,)):
         publisher.publisher_of(app).fallback = lambda _: release.wait(30)  # type: ignore[assignment]
 
         async def run() -> tuple[list[Any], list[Any]]:
+            await aio.apply_async(add, (9,), task_id="id-0009")  # connects: the deadline below is for publishing alone
             signatures = [add.s(n).set(task_id=f"id-{n:04}") for n in range(6)]
-            outcomes = await aio.publish_many(app, signatures, window=2, deadline=0.3)
+            outcomes = await aio.publish_many(app, signatures, window=2, deadline=1)
             return outcomes, await aio.publish_many(app, signatures[4:], deadline=0.1)
 
         try:
@@ -301,7 +302,7 @@ def test_what_is_known_of_each_message_outlives_the_deadline_of_its_part() -> No
         assert [outcome.error.maybe_published for outcome in waiting] == [False, False]
         assert [outcome.error.task_id for outcome in waiting] == ["id-0004", "id-0005"]
         aio.dispatch.close(app)
-        assert set(ids(node)) == {f"id-{n:04}" for n in range(4)}, "what was given up is never sent"
+        assert set(ids(node)) == {f"id-{n:04}" for n in (0, 1, 2, 3, 9)}, "what was given up is never sent"
 
 
 def test_what_is_known_of_each_message_outlives_a_failure_of_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
