@@ -35,14 +35,13 @@ def ended(state: str = "SUCCESS") -> dict[str, Any]:
         ({"result": ended()}, "ended with SUCCESS at 2026-11-29T00:00:00"),
         ({"result": ended("REVOKED") | {"ended": None}}, "ended with REVOKED$"),
         ({"result": ended("RETRY")}, "its last stored state is RETRY"),
-        ({"queues": {"default": 3}}, "not found: it waits in a queue"),
         ({}, "not found: it waits in a queue"),
     ],
 )
 def test_what_can_still_change_comes_first(places: dict[str, Any], meaning: str) -> None:
     story = Story("task-1", places, {})
     assert re.search(meaning, story.meaning), story.meaning
-    assert story.found == bool(places.keys() - {"queues"})
+    assert story.found == bool(places)
 
 
 def test_a_place_that_fails_hides_no_other() -> None:

@@ -1,7 +1,7 @@
 """``holdfast where``: what each place that may know a task says of it, and what that means.
 
 The broker has no index of its messages, and looking into a quorum queue counts as a delivery. So a task that waits in a
-queue is not found by its id: the command then prints how many messages wait in which queue.
+queue or for its time is not found by its id.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
-from amqp.exceptions import NotFound
 from celery.states import READY_STATES
-from kombu.transport.native_delayed_delivery import MAX_LEVEL, level_name
 
 from holdfast.dead import PATIENCE, load_app, open_office, operator_urls
 
@@ -47,8 +45,8 @@ class Story:
 
     @property
     def found(self) -> bool:
-        """Whether a place knows the task itself; the numbers of the queues say nothing of it."""
-        return any(found for place, found in self.places.items() if place != "queues")
+        """Whether a place knows the task."""
+        return any(self.places.values())
 
     @property
     def meaning(self) -> str:
@@ -127,7 +125,6 @@ def looks(app: Celery, task_id: str, rows: Rows | None) -> dict[str, Look]:
         "result": lambda: _result(app, task_id),
         "dead": lambda: _letter(app, "dead", task_id),
         "unrouted": lambda: _letter(app, "unrouted", task_id),
-        "queues": lambda: _queues(app),
     }
 
 
@@ -164,25 +161,6 @@ def _letter(app: Celery, queue: str, task_id: str) -> Found | None:
         return {"in": queue} | found.summary() if found else None
 
 
-def _queues(app: Celery) -> Found | None:
-    """Count what waits in each queue, and what waits for its time in those of the broker's delay."""
-    delayed = [level_name(level) for level in range(MAX_LEVEL + 1)]
-    with _connection(app) as connection:
-        counts = {name: _count(connection, name) for name in app.amqp.queues}
-        if connection.transport.driver_type == "amqp":
-            counts["(delayed)"] = sum(_count(connection, name) for name in delayed)
-    return {name: count for name, count in counts.items() if count} or None
-
-
-def _count(connection: Connection, queue: str) -> int:
-    channel: Any = connection.channel()  # one of its own: the answer "no such queue" ends it
-    with channel:
-        try:
-            return int(channel.queue_declare(queue, passive=True).message_count)
-        except NotFound:
-            return 0
-
-
 def _connection(app: Celery) -> Connection:
     """Return a connection with the login of operators, for an error within seconds."""
     connection = app.connection_for_write(operator_urls())
@@ -195,7 +173,7 @@ def show(story: Story) -> str:
     lines = [f"task {story.task_id}"]
     for place, found in story.places.items():
         said = "  ".join(f"{key}={value}" for key, value in (found or {}).items() if value is not None)
-        lines.append(f"  {place:<9} {said or ('empty' if place == 'queues' else 'not there')}")
+        lines.append(f"  {place:<9} {said or 'not there'}")
     lines += [f"  {place:<9} could not be asked: {reason}" for place, reason in story.silent.items()]
     return "\n".join([*lines, f"The task: {story.meaning}."])
 

@@ -64,16 +64,14 @@ def letter_queues(rig: OwnRig) -> Iterator[None]:
 def test_a_task_is_found_wherever_it_is(own_rig: OwnRig, tmp_path: Path) -> None:
     database = {"HOLDFAST_OUTBOX_URL": f"sqlite:///{tmp_path}/outbox.db"}
     with letter_queues(own_rig):
-        assert where(own_rig, "nobody", 1)["places"] == dict.fromkeys(
-            ["workers", "result", "dead", "unrouted", "queues"]
-        )
+        assert where(own_rig, "nobody", 1)["places"] == dict.fromkeys(["workers", "result", "dead", "unrouted"])
 
         row = own_rig.call(ENQUEUE.format(url=database["HOLDFAST_OUTBOX_URL"]))
         assert "waits in the outbox" in where(own_rig, row, 0, **database)["meaning"]
 
         own_rig.call("echo.apply_async((1,), task_id='delayed', countdown=3600)")
         own_rig.call("echo.apply_async((1, 6), task_id='runs'); echo.apply_async((2,), task_id='waits')")
-        assert where(own_rig, "delayed", 1)["places"]["queues"] == {"(delayed)": 1, own_rig.queue: 2}
+        assert "it waits in a queue or for its time" in where(own_rig, "delayed", 1)["meaning"]
 
         with own_rig.worker(concurrency=1) as worker:
             wait_until(lambda: own_rig.runs("echo"), "it has begun", 30)

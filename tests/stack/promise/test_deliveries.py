@@ -65,6 +65,9 @@ def test_a_final_failure_is_dead_and_can_be_replayed(stack: Stack, hook: Hook) -
 
     (letter,) = wait_until(dead, "the delivery in the dead-letter queue")
     assert (letter["queue"], letter["reason"]) == ("default", "rejected")
+    story = json.loads(stack.operator("where", task_id, "--json"))
+    assert story["meaning"].startswith("in the queue dead (rejected)")
+    assert story["silent"] == {}, "this login may ask every place"
 
     hook.answers()
     stack.operator("dead", "replay", "--task-id", task_id)
