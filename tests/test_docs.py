@@ -92,15 +92,22 @@ def test_the_site_loads_nothing_from_another_host(tmp_path: Path) -> None:
     assert {name: found for name, found in pages.items() if found} == {}
 
 
-def test_every_test_that_the_threat_model_names_exists() -> None:
-    named = set(re.findall(r"\b(test_\w+(?:\.py)?)[`\[]", (ROOT / "docs/explanation/threat-model.md").read_text()))
-    files = list((ROOT / "tests").rglob("test_*.py"))
+@pytest.mark.parametrize(
+    ("page", "some"),
+    [
+        ("threat-model", {"test_doors.py", "test_logins_are_logged"}),
+        ("local-users", {"test_doors.py", "test_nobody_mutes_an_alert_without_a_login"}),
+    ],
+)
+def test_every_test_that_a_page_on_attackers_names_exists(page: str, some: set[str]) -> None:
+    named = set(re.findall(r"\b(test_\w+(?:\.py)?)[`\[]", (ROOT / f"docs/explanation/{page}.md").read_text()))
+    files = [path for part in ("tests", "app/tests") for path in (ROOT / part).rglob("test_*.py")]
     defined = {
         name
         for path in files
         for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
-    assert {"test_doors.py", "test_logins_are_logged"} <= named
+    assert some <= named
     assert named - defined - {path.name for path in files} == set()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
 import pytest
 
@@ -87,7 +88,7 @@ def made() -> Iterator[list[Path]]:
     """Where releases were made; they are gone after the test."""
     folders: list[Path] = []
     yield folders
-    for folder in folders:
+    for folder in set(folders):
         shutil.rmtree(folder)
 
 
@@ -132,8 +133,9 @@ def test_a_plain_tree_is_installed_as_hosts_do_it(shop: Path, made: list[Path], 
     (shop / "manage.py").write_text("")
     folder, requirements = succeeds(shop, made)
     assert "\nmarkupsafe==3.0.2" in requirements
-    again, _ = succeeds(shop, made[:0])
-    assert again == folder, "the same files have the same name"
+    assert release(shop).stdout.strip() == str(folder), "the same release has the same name"
+    (shop / "requirements.txt").write_text("-r more.txt\nflask\n")
+    assert succeeds(shop, made)[0].name.rpartition("-")[0] != folder.name.rpartition("-")[0], "other files"
 
     target = tmp_path / "venv"
     pip: list[str | Path] = ["uv", "pip", "install", "--quiet", "--python", target, "--no-deps"]
@@ -161,8 +163,13 @@ def test_a_commit_names_the_release_and_what_is_not_committed_is_told(shop: Path
     done = release(shop)
     assert done.returncode == 0, done.stderr
     made.append(Path(done.stdout.strip()))
-    assert made[0].name == f"own-shop-{commit}"
+    assert made[0].name.rpartition("-")[0] == f"own-shop-{commit}"
     assert "not committed:\n?? tests/" in done.stderr
+    wheel = shop.parent / "tools-1.0-py3-none-any.whl"
+    with ZipFile(wheel, "w") as archive:
+        archive.writestr("tools.py", "")
+    other, _ = succeeds(shop, made, "--wheel", str(wheel))
+    assert (other.name.startswith(f"own-shop-{commit}-"), other == made[0]) == (True, False), "it holds more"
 
 
 @pytest.mark.parametrize(
