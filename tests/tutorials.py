@@ -34,7 +34,7 @@ def environment(servers: dict[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "DJANGO_"))}
     path = f"{os.path.dirname(sys.executable)}:{own['PATH']}"  # noqa: PTH120 - resolving would leave the environment
     database = "sqlite:///outbox.sqlite3"
-    return own | servers | {"PATH": path, "HOLDFAST_OUTBOX_URL": database, "DATABASE_URL": database}
+    return own | {"HOLDFAST_OUTBOX_URL": database, "DATABASE_URL": database} | servers | {"PATH": path}
 
 
 def difference(name: str) -> str:
