@@ -17,6 +17,7 @@ from struct import pack, unpack
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+import amqp.channel
 import pytest
 from amqp.exceptions import RecoverableConnectionError
 from amqp.serialization import dumps
@@ -558,6 +559,26 @@ def test_a_handler_that_raises_anywhere_leaves_nothing_behind(monkeypatch: pytes
             thread.join()
     assert place > 50, "it struck at many places"
     assert (waits, other) == ([], [])
+
+
+@pytest.mark.parametrize("attribute", ["Queue", "defaultdict", "set"])
+def test_a_handler_that_raises_while_a_channel_is_made_is_heard(
+    monkeypatch: pytest.MonkeyPatch, attribute: str
+) -> None:
+    """py-amqp lists a channel before it gives it its attributes: what is half made must not break the closing."""
+
+    def struck(*_: object) -> None:
+        raise SoftTimeLimitExceeded
+
+    with peers(ack) as (publisher, (peer,)):
+        monkeypatch.setattr(amqp.channel, attribute, struck, raising=False)
+        with pytest.raises(SoftTimeLimitExceeded):
+            publisher.publish(message(1))
+        monkeypatch.undo()
+        publisher.publish(message(2))
+        assert peer.published == ["id-0002"]
+        peer.sessions[0].sock.settimeout(10)
+        assert peer.sessions[0].sock.recv(1) == b"", "the first connection was closed"
 
 
 def strike(place: int, call: Callable[[], object]) -> bool:

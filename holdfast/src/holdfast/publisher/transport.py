@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import amqp
 from amqp import spec
 from amqp.exceptions import AMQPError, MessageNacked, RecoverableConnectionError
 from amqp.transport import SSLTransport as TLSSocket
@@ -129,6 +130,7 @@ class Connection(_Bounded, pyamqp.Connection):
     """A connection on which no wait for an answer is endless and no write is either."""
 
     Channel = Channel
+    channels: Any
     until = math.inf  # time.monotonic() value at which the current wait ends
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -149,6 +151,17 @@ class Connection(_Bounded, pyamqp.Connection):
         except AMQPError as error:
             self.collect()
             raise RecoverableConnectionError(f"{self.host} refused the connection: {error}") from error
+
+    def collect(self) -> None:
+        """Close the socket at once, as py-amqp does.
+
+        A signal handler that raises (a soft time limit) may have left a channel half made. py-amqp lists a channel
+        before it gives it its attributes, and would fail on it here, in place of what the handler raised.
+        """
+        for number, channel in list((self.channels or {}).items()):
+            if isinstance(channel, amqp.Channel) and not hasattr(channel, "no_ack_consumers"):
+                del self.channels[number]
+        super().collect()
 
     def blocking_read(self, timeout: float | None = None) -> Any:
         """Read one frame, within ``timeout`` seconds and within the wait that it belongs to."""
