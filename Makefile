@@ -71,8 +71,9 @@ test-production: env ## run every playbook on bare hosts in containers, under lo
 drill: env ## break the running stack on purpose and count what was lost (SET=smoke, standard or full)
 	@.venv/bin/python -m drill run --set $(or $(SET),standard)
 
-bench: env ## measure what durability costs on the running stack: ratios as a table and JSON (CASES="group_commit ...")
-	@.venv/bin/python -m bench $(CASES)
+bench: ## compare with stock, dramatiq, taskiq and raw clients: table, JSON, picture (CASES="stock ..." AGAINST=FILE)
+	@scripts/env --group bench
+	@.venv/bin/python -m bench $(if $(AGAINST),--against $(AGAINST)) $(CASES)
 
 lint: env ## run only the static checks
 	@scripts/lint

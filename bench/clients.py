@@ -1,18 +1,16 @@
 """What is measured. Each client runs in a process of its own: ``python -m bench.clients NAME``.
 
-A line on its standard input is a number of messages; the answer is one line of JSON: messages per second, processor
-time per message.
+A line on its standard input is a number of messages; the answer is an empty line when all of them are published.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import sys
 import tempfile
 import threading
 import weakref
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -158,12 +156,12 @@ def many_callers(*, layer: bool, confirm: bool) -> Callable[[int], None]:
     return lambda count: _from_threads(lambda n: task.apply_async((n,), {"key": "value"}), count)
 
 
-def _from_threads(call: Callable[[int], object], count: int) -> None:
-    def calls() -> None:
-        for n in range(count // CALLERS):
+def _from_threads(call: Callable[[int], object], count: int, callers: int = CALLERS) -> None:
+    def calls(first: int) -> None:
+        for n in range(first, count, callers):
             call(n)
 
-    threads = [threading.Thread(target=calls) for _ in range(CALLERS)]
+    threads = [threading.Thread(target=calls, args=(first,)) for first in range(callers)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -186,17 +184,38 @@ def drilled() -> Callable[[int], None]:
     return lambda count: _from_threads(call, count)
 
 
-def results(*, durable: bool) -> Callable[[int], None]:
+def results(*, layer: bool) -> Callable[[int], None]:
     """Storing a result, one after the other, as one process of a worker does."""
-    app = apps.make(layer=False)
-    if not durable:
-        app.conf.update(result_backend=app.conf.result_backend.rpartition("+")[2])
+    app = apps.make(layer=layer)
 
     def run(count: int) -> None:
         for _ in range(count):
             app.backend.store_result(str(uuid4()), {"answer": 42}, "SUCCESS")
 
     return run
+
+
+def dramatiq() -> Callable[[int], None]:
+    """dramatiq from eight threads: it waits for the confirm of each message."""
+    from bench.dramatiq_tasks import task  # noqa: PLC0415 - as above
+
+    return lambda count: _from_threads(lambda n: task.send(n, key="value"), count, 8)
+
+
+def taskiq() -> Callable[[int], None]:
+    """taskiq with as many messages under way as ``publish_many`` has."""
+    import uvloop  # noqa: PLC0415 - as above
+
+    from bench.taskiq_tasks import broker, task  # noqa: PLC0415 - as above
+
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner.run(broker.startup())
+
+    async def publish(count: int) -> None:
+        for begin in range(0, count, WINDOW):
+            await asyncio.gather(*(task.kiq(n, key="value") for n in range(begin, min(count, begin + WINDOW))))
+
+    return lambda count: runner.run(publish(count))
 
 
 def _model() -> Message:
@@ -214,12 +233,15 @@ CLIENTS: dict[str, Callable[[], Callable[[int], None]]] = {
     "raw pika": raw_pika,
     "stock, confirmed, one by one": lambda: one_by_one(layer=False, confirm=True),
     "layer, one by one": lambda: one_by_one(layer=True, confirm=True),
+    "stock, unconfirmed, one by one": lambda: one_by_one(layer=False, confirm=False),
     "stock, unconfirmed, 64 callers": lambda: many_callers(layer=False, confirm=False),
     "stock, confirmed, 64 callers": lambda: many_callers(layer=False, confirm=True),
     "layer, 64 callers": lambda: many_callers(layer=True, confirm=True),
     "layer, 64 callers, with the drill's ledger": drilled,
-    "result on all disks": lambda: results(durable=True),
-    "result, stock": lambda: results(durable=False),
+    "result on all disks": lambda: results(layer=True),
+    "result, stock": lambda: results(layer=False),
+    "dramatiq": dramatiq,
+    "taskiq": taskiq,
 }
 
 
@@ -227,11 +249,8 @@ def main() -> None:
     """Serve one client."""
     run = CLIENTS[sys.argv[1]]()
     for line in sys.stdin:
-        count = int(line)
-        started, used = perf_counter(), process_time()
-        run(count)
-        seconds, busy = perf_counter() - started, process_time() - used
-        print(json.dumps({"rate": count / seconds, "cpu_us": busy / count * 1e6}), flush=True)
+        run(int(line))
+        print(flush=True)
 
 
 if __name__ == "__main__":

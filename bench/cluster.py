@@ -1,52 +1,104 @@
-"""A quorum queue of the benchmark's own on the running local stack."""
+"""Quorum queues of the benchmark's own on the running local stack."""
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.error import HTTPError
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from redis.sentinel import Sentinel
 
 from holdfast.environment import split_urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-QUEUE = "bench"
+QUEUE = os.environ.get("HOLDFAST_QUEUES", "bench")  # a client's own, as the benchmark tells it
 EXCHANGE = "tasks"
 _VHOST = "holdfast"
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@cache
 def environment() -> dict[str, str]:
-    """Return a worker's environment, with the broker user that may consume from the benchmark's queue."""
-    found: dict[str, str] = _made()["environment"]["worker"]
+    """Return what every client and worker finds in its environment.
+
+    The broker's user is the one that may consume from the benchmark's queues. ``BENCH_AMQP`` and ``BENCH_REDIS`` are
+    the addresses for those who do not know Sentinel.
+    """
+    made = _made()
+    found: dict[str, str] = made["environment"]["worker"]
     login = f"admin:{_password()}"
     nodes = [urlsplit(url) for url in split_urls(found["HOLDFAST_BROKER_URL"])]
     urls = [urlunsplit(url._replace(netloc=f"{login}@{url.netloc.rpartition('@')[2]}")) for url in nodes]
-    return found | {"HOLDFAST_BROKER_URL": ",".join(urls), "HOLDFAST_QUEUES": QUEUE, "HOLDFAST_IMPORTS": ""}
+    sentinels = [urlsplit(url) for url in split_urls(found["HOLDFAST_RESULT_URL"])]
+    user, password = found["HOLDFAST_SENTINEL_USERNAME"], unquote(found["HOLDFAST_SENTINEL_PASSWORD"])
+    ask = Sentinel(
+        [(str(url.hostname), url.port or 26379) for url in sentinels],
+        sentinel_kwargs={"username": user, "password": password},
+    )
+    host, port = ask.discover_master(found["HOLDFAST_SENTINEL_MASTER"])
+    redis_login = f"admin:{quote(made['passwords']['REDIS_ADMIN_PASSWORD'], safe='')}"
+    return found | {
+        "HOLDFAST_BROKER_URL": ",".join(urls),
+        "HOLDFAST_IMPORTS": "",
+        "BENCH_AMQP": ",".join(urls),
+        "BENCH_REDIS": f"redis://{redis_login}@{host}:{port}/0",
+    }
 
 
 @contextmanager
-def queue() -> Iterator[None]:
-    """Declare the queue as the definitions declare a task queue; delete it with its messages at the end."""
+def queue(name: str = QUEUE) -> Iterator[None]:
+    """Declare a queue as the definitions declare a task queue; delete it with its messages at the end.
+
+    Args:
+        name: of the queue and of its key at the exchange.
+    """
     arguments = {"x-queue-type": "quorum"}
-    api("PUT", f"queues/{_VHOST}/{QUEUE}", {"durable": True, "arguments": arguments})
-    api("POST", f"bindings/{_VHOST}/e/{EXCHANGE}/q/{QUEUE}", {"routing_key": QUEUE})
+    api("PUT", f"queues/{_VHOST}/{name}", {"durable": True, "arguments": arguments})
+    api("POST", f"bindings/{_VHOST}/e/{EXCHANGE}/q/{name}", {"routing_key": name})
     try:
         yield
     finally:
-        api("DELETE", f"queues/{_VHOST}/{QUEUE}")
+        drop(name)
 
 
-def purge() -> None:
-    """Empty the queue, so that every measurement starts alike."""
-    api("DELETE", f"queues/{_VHOST}/{QUEUE}/contents")
+def drop(*names: str) -> None:
+    """Delete queues with their messages, if they are there."""
+    for name in names:
+        with suppress(HTTPError):
+            api("DELETE", f"queues/{_VHOST}/{name}")
+
+
+def names(name: str) -> tuple[str, ...]:
+    """Return a queue's name, and those of the queues that dramatiq adds to it."""
+    return (name, f"{name}.DQ", f"{name}.XQ")
+
+
+def require_quorum(name: str) -> None:
+    """Refuse to measure a queue that is not replicated.
+
+    Raises:
+        SystemExit: it is of another type.
+    """
+    kind = api("GET", f"queues/{_VHOST}/{name}")["type"]
+    if kind != "quorum":
+        raise SystemExit(
+            f"the queue {name} is of the type {kind!r}; only quorum queues are compared: see who declares it"
+        )
+
+
+def purge(name: str) -> None:
+    """Empty a queue, so that every measurement starts alike."""
+    api("DELETE", f"queues/{_VHOST}/{name}/contents")
 
 
 def versions() -> dict[str, str]:
