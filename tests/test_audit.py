@@ -181,7 +181,9 @@ def serve(certificate: dict[str, str], ciphers: str = "DEFAULT", **settings: Any
 def test_an_old_version_and_a_weak_cipher_are_findings(
     certificate: dict[str, str], oldest: ssl.TLSVersion, newest: ssl.TLSVersion, ciphers: str, findings: list[str]
 ) -> None:
-    with serve(certificate, ciphers, minimum_version=oldest, maximum_version=newest) as server:
+    """The server asks for a certificate, as ours do: OpenSSL's client gives up on one that does so without its own."""
+    asks = ssl.CERT_REQUIRED
+    with serve(certificate, ciphers, verify_mode=asks, minimum_version=oldest, maximum_version=newest) as server:
         looked = audit.Audit({"address": ADDRESS, "tls": certificate})
         looked.modern("it", server.getsockname()[1])
     assert found(looked) == findings

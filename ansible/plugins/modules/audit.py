@@ -263,7 +263,11 @@ class Audit:
         self.check(f"{name} takes a weak cipher", weak, "no")
 
     def shakes(self, port: int, oldest: str, newest: str, ciphers: str = "ALL:@SECLEVEL=0") -> str:
-        """Return whether such a handshake succeeds: ``yes``, ``no``, or that this host cannot try it."""
+        """Return whether the server takes such a handshake: ``yes``, ``no``, or that this host cannot try it.
+
+        A server refuses with an alert or closes. Any other error is this side's: the server had agreed, and OpenSSL's
+        client did not go on, for example with a server that has no certificate and asks for one.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE  # what is offered, not by whom: a server of the wrong kind is found as well
@@ -274,7 +278,10 @@ class Audit:
             with socket.create_connection((self.address, port), TIMEOUT) as link, context.wrap_socket(link):
                 return "yes"
         except ssl.SSLError as error:
-            return "cannot be tried" if error.reason == "NO_PROTOCOLS_AVAILABLE" else "no"
+            if error.reason == "NO_PROTOCOLS_AVAILABLE":
+                return "cannot be tried"
+            refused = isinstance(error, ssl.SSLEOFError) or "ALERT" in (error.reason or "")
+            return "no" if refused else "yes"
         except ConnectionResetError:
             return "no"
 
