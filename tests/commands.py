@@ -199,7 +199,12 @@ def _module(words: list[str]) -> str | None:
 
 
 def _exists(words: list[str]) -> str | None:
-    paths = [word.partition("[")[0] for word in words if "/" in word and word[0] not in "-/~"]
+    """Check paths of the project; those below ``build`` are made by commands."""
+    paths = [
+        word.partition("[")[0]
+        for word in words
+        if "/" in word and word[0] not in "-/~" and not word.startswith("build/")
+    ]
     missing = [path for path in paths if not (ROOT / path).exists()]
     return f"{missing[0]} does not exist" if missing else None
 
