@@ -29,8 +29,8 @@ def ended(state: str = "SUCCESS") -> dict[str, Any]:
         ({"workers": ACTIVE}, "active on w@host since 2026"),
         ({"workers": ACTIVE | {"state": "reserved", "since": None}}, "reserved on w@host$"),
         ({"workers": ACTIVE, "result": ended("RETRY")}, "active on w@host"),
-        ({"dead": LETTER}, r"queue dead \(rejected\).*holdfast dead --queue dead replay --task-id task-1"),
-        ({"unrouted": LETTER | {"in": "unrouted"}}, "holdfast dead --queue unrouted replay"),
+        ({"dead": LETTER}, r"queue dead \(rejected\).*holdfast dead -A APP --queue dead replay --task-id task-1"),
+        ({"unrouted": LETTER | {"in": "unrouted"}}, "holdfast dead -A APP --queue unrouted replay"),
         ({"dead": LETTER, "result": ended("FAILURE")}, "queue dead"),
         ({"result": ended()}, "ended with SUCCESS at 2026-11-29T00:00:00"),
         ({"result": ended("REVOKED") | {"ended": None}}, "ended with REVOKED$"),
@@ -57,6 +57,16 @@ def test_a_place_that_fails_hides_no_other() -> None:
     assert story.meaning.startswith("ended")
     for line in ("dead      could not be asked: the broker", "unrouted  not there", "result    state=SUCCESS"):
         assert line in show(story)
+
+
+def test_a_login_that_may_not_ask_is_told_which_one_may() -> None:
+    def refused() -> None:
+        raise click.ClickException("Queue.declare: (403) ACCESS_REFUSED - read access to queue 'dead'\nfound: more")
+
+    story = tell("task-1", {"result": lambda: None, "dead": refused})
+    assert story.silent == {"dead": "the broker refuses this login"}
+    assert "HOLDFAST_OPERATOR_URL" in show(story)
+    assert "HOLDFAST_OPERATOR_URL" not in show(tell("task-1", {"result": lambda: None}))
 
 
 def test_not_found_is_not_said_for_sure_while_a_place_is_silent() -> None:

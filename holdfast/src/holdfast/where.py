@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 Found: TypeAlias = dict[str, Any]
 Look: TypeAlias = Callable[[], "Found | None"]
 
+REFUSED = "the broker refuses this login"
+OPERATOR = """\
+next:    ask with the login of operators: load login-operator.env, or set HOLDFAST_OPERATOR_URL to the
+         HOLDFAST_BROKER_URL of that file (local stack: docker compose run --rm passwords --laptop operator)"""
 WORKERS_ANSWER = 2.0  # seconds; Celery waits one, and a worker that loads the machine answers later
 
 
@@ -57,8 +61,8 @@ class Story:
         if self.silent:
             return "not found, but not every place could be asked: " + ", ".join(self.silent)
         return (
-            "not found: it waits in a queue or for its time, or it ran and its result is ignored or no longer stored, "
-            "or no task with this id was ever acknowledged"
+            "not found: it waits in a queue for a free worker, or for its time, or it ran and its result is ignored or "
+            "no longer stored, or no task with this id was ever acknowledged"
         )
 
 
@@ -74,7 +78,8 @@ def _on_worker(_: str, at: Found) -> str:
 
 def _dead_letter(task_id: str, letter: Found) -> str:
     queue = letter["in"]
-    return f"in the queue {queue} ({letter['reason']}); next: holdfast dead --queue {queue} replay --task-id {task_id}"
+    command = f"holdfast dead -A APP --queue {queue} replay --task-id {task_id}"
+    return f"in the queue {queue} ({letter['reason']}); next: {command}"
 
 
 def _with_result(_: str, result: Found) -> str:
@@ -107,7 +112,8 @@ def tell(task_id: str, looks: Mapping[str, Look]) -> Story:
             places[place] = look()
         except Exception as error:  # noqa: BLE001 - a client library of any kind
             text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-            silent[place] = (text.strip() or type(error).__name__).splitlines()[0]
+            short = (text.strip() or type(error).__name__).splitlines()[0]
+            silent[place] = REFUSED if "ACCESS_REFUSED" in text else short
     return Story(task_id, places, silent)
 
 
@@ -175,7 +181,8 @@ def show(story: Story) -> str:
         said = "  ".join(f"{key}={value}" for key, value in (found or {}).items() if value is not None)
         lines.append(f"  {place:<9} {said or 'not there'}")
     lines += [f"  {place:<9} could not be asked: {reason}" for place, reason in story.silent.items()]
-    return "\n".join([*lines, f"The task: {story.meaning}."])
+    lines.append(f"The task: {story.meaning}.")
+    return "\n".join([*lines, OPERATOR] if REFUSED in story.silent.values() else lines)
 
 
 def report(app: Celery, task_id: str, rows: Rows | None, *, as_json: bool) -> int:

@@ -83,7 +83,7 @@ def test_a_task_is_found_wherever_it_is(own_rig: OwnRig, tmp_path: Path) -> None
         message = {"routing_key": "dead", "payload": "[[1], {}, {}]", "payload_encoding": "string"}
         headers = {"headers": {"id": "gone", "task": "scratch.echo"}}
         own_rig.api("POST", f"exchanges/{VHOST}/amq.default/publish", message | {"properties": headers})
-        assert "dead --queue dead replay --task-id gone" in where(own_rig, "gone", 0)["meaning"]
+        assert "dead -A APP --queue dead replay --task-id gone" in where(own_rig, "gone", 0)["meaning"]
 
 
 def test_a_place_that_cannot_be_asked_is_named(own_rig: OwnRig) -> None:
