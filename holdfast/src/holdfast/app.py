@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
-from holdfast import consumer, defaults, logins, logs, notices, publisher, request, startup, tracing
+from holdfast import audit, consumer, defaults, logins, logs, notices, publisher, request, startup, tracing
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -41,6 +41,7 @@ def install(app: _App) -> _App:
     request.install(app)
     notices.install(app)
     logins.install(app)
+    audit.install(app)
     logs.install()
     tracing.install(app)
     _installed.add(app)

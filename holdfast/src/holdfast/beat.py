@@ -31,6 +31,7 @@ from redis.exceptions import LockError, NoPermissionError, RedisError
 from redis.retry import Retry
 
 from holdfast import extras
+from holdfast.audit import auditor
 from holdfast.logins import refusal
 from holdfast.metrics import numbers, processes
 from holdfast.publisher.errors import Refused
@@ -73,6 +74,7 @@ class Scheduler(RedBeatScheduler):
         self.refused: dict[str, str] = {}
         self.not_before: datetime | None = None
         self._held_until = self._review_at = 0.0
+        self._audits = False
         self._renewed_at: datetime | None = None
         try:
             super().__init__(app, **kwargs)
@@ -121,6 +123,9 @@ class Scheduler(RedBeatScheduler):
             Seconds until the next call.
         """
         delay = float(self.max_interval)
+        if not self._audits:  # not in the constructor: celery makes a scheduler for its banner, too
+            self._audits = True
+            auditor.start(self.app, lambda: get_redis(self.app), lambda: self.pulse.state == "active")
         try:
             if self._holds_lock():
                 delay = self._pass()

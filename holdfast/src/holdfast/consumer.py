@@ -25,7 +25,7 @@ from kombu.utils.encoding import safe_repr
 from kombu.utils.url import parse_url
 from typing_extensions import override
 
-from holdfast import request
+from holdfast import audit, request
 from holdfast.events import Control, Events, LossyPublisher
 from holdfast.expired import Expired, past
 from holdfast.heartbeat import Heartbeat
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from kombu import Connection
     from kombu.message import Message
 
+    from holdfast.audit.workers import Ended
+
 logger = get_logger(__name__)
 
 HOLD = 1.0  # seconds for which a message that goes back stays here: without a delay in the broker it must not spin
@@ -60,6 +62,7 @@ class Consumer(CeleryConsumer):
             return (Events if step is CeleryEvents else step for step in super()._finalize_steps(steps))
 
     steps: list[Any]
+    ended: Ended | None = None
 
     def __init__(self, *args: Any, app: Celery, **kwargs: Any) -> None:
         self.lossy = LossyPublisher(app)
@@ -67,6 +70,7 @@ class Consumer(CeleryConsumer):
         control.mailbox.lossy = self.lossy
         self._place: tuple[str | None, int | None] = (None, None)
         self._at_work = False
+        self.ended = audit.ended(app)
         super().__init__(*args, app=app, **kwargs)
         # These publish or declare from the main loop and wait for the answer. Delay queues belong to the broker's
         # definitions, unless the application declares its own queues, too.
@@ -169,6 +173,8 @@ class Consumer(CeleryConsumer):
                 # Redis as the broker names no consumer; there the key ends with the queue's name
                 message.queue = queues.get(tag) or str(info.get("routing_key", "")).rpartition(".")[2]
             message.put_back = lambda: self.timer.call_after(HOLD, self.give_back, (message,))
+            if self.ended is not None:
+                self.ended.follow(message)
             late: list[Request] = []
             message.settle_expired = late.append
             with about(message.headers or {}):

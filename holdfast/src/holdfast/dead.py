@@ -25,7 +25,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from typing_extensions import override
 
-from holdfast import environment
+from holdfast import audit, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -197,6 +197,7 @@ class Office:
             file.flush()
             os.fsync(file.fileno())
         self.channel.basic_ack(letter.raw.delivery_tag)
+        audit.discarded(self.app, letter.headers)
 
 
 def operator_urls() -> str | None:

@@ -16,6 +16,7 @@ from celery.exceptions import ImproperlyConfigured
 if TYPE_CHECKING:
     from pathlib import Path
 
+_FRACTION = re.compile(r"0(\.\d+)?|1(\.0+)?")
 _BETWEEN_URLS = re.compile("[,;]")  # a semicolon is how Celery writes it; a shell would end the command there
 
 
@@ -65,6 +66,18 @@ def seconds(name: str, default: int) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise ImproperlyConfigured(f"{name} is {text!r}; allowed is a whole number of seconds above zero.")
     return int(text)
+
+
+def fraction(name: str, default: float) -> float:
+    """Return the variable ``name`` as a number from 0 to 1, ``default`` when it is not set.
+
+    Raises:
+        ImproperlyConfigured: it is not such a number.
+    """
+    text = os.environ.get(name, "").strip() or str(default)
+    if not _FRACTION.fullmatch(text):
+        raise ImproperlyConfigured(f"{name} is {text!r}; allowed is a number from 0 to 1, for instance 0.1.")
+    return float(text)
 
 
 def names(name: str, default: tuple[str, ...]) -> tuple[str, ...]:

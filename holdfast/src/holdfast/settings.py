@@ -14,6 +14,7 @@ Environment: ``HOLDFAST_BROKER_URL`` and ``HOLDFAST_RESULT_URL`` (URLs joined by
 ``HOLDFAST_SENTINEL_USERNAME``, ``HOLDFAST_SENTINEL_PASSWORD`` (percent-encoded, as in a URL); optional
 ``HOLDFAST_QUEUES`` (``default,critical``; the first one is the default queue), ``HOLDFAST_TIME_LIMIT`` (1500 seconds),
 ``HOLDFAST_SCHEDULE_URL`` (beat's own login for its schedule; ``HOLDFAST_RESULT_URL`` when it is not set),
+``HOLDFAST_AUDIT_SHARE`` (0 to 1: which part of all tasks is audited),
 and ``HOLDFAST_TLS_CA``, ``HOLDFAST_TLS_CERT``, ``HOLDFAST_TLS_KEY`` (:mod:`holdfast.tls`), with ``amqps://`` in the
 broker's URLs.
 
@@ -255,6 +256,8 @@ def results() -> dict[str, Any]:
             "durable_patience": 120,  # seconds that a finished task waits for the store before its message goes back
         },
         "redis_backend_use_ssl": files.redis() if files else None,  # HOLDFAST_TLS_*
+        # HOLDFAST_AUDIT_SHARE: the part of all tasks of which the running audit notes how they end; 0 turns it off
+        "holdfast_audit_share": environment.fraction("HOLDFAST_AUDIT_SHARE", 0.0),
         # a stored failure names its task, arguments and worker; the tables of a database may lack the columns
         "result_extended": True,
     }

@@ -30,6 +30,7 @@ if os.environ.get("SCRATCH_OTHER_SENTINELS"):
         if "min_other_sentinels" in options:
             options["min_other_sentinels"] = int(os.environ["SCRATCH_OTHER_SENTINELS"])
 app.conf.redbeat_key_prefix = f"redbeat:scratch:{app.conf.task_default_queue}:"
+app.conf.holdfast_audit_after = float(os.environ.get("SCRATCH_AUDIT_AFTER", "600"))
 app.conf.worker_hijack_root_logger = False
 app.conf.broker_failover_strategy = os.environ.get("SCRATCH_FAILOVER", app.conf.broker_failover_strategy)
 if os.environ.get("SCRATCH_TICK"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from celery.worker import state
 from prometheus_client.core import GaugeMetricFamily
 
+from holdfast.audit.latest import Latest
 from holdfast.metrics import numbers, server
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from holdfast.audit.latest import Verdict
     from holdfast.pulse import Pulse
 
 
@@ -46,6 +48,8 @@ class PulseCollector:
             "Entries of the schedule that beat leaves out; its log names them.",
             numbers.Beat.refused,
         )
+        if Latest.verdict is not None:
+            yield from _audit(Latest.verdict)
 
     def _worker(self) -> Iterator[Metric]:
         consuming = GaugeMetricFamily(
@@ -74,6 +78,25 @@ class PulseCollector:
             "When the worker last began or ended a task; its start when it has done neither.",
             numbers.Progress.at,
         )
+
+
+def _audit(verdict: Verdict) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "holdfast_tasks_unaccounted",
+        "Acknowledged tasks of the last day that have not ended, and that nothing holds.",
+        verdict.unaccounted,
+    )
+    yield GaugeMetricFamily(
+        "holdfast_tasks_undecided",
+        "Tasks that have not ended, and that may be among dead letters or unroutable messages.",
+        verdict.undecided,
+    )
+    yield GaugeMetricFamily(
+        "holdfast_audit_oldest_open_age_seconds",
+        "Age of the oldest minute of which a task has not ended; 0 when there is none.",
+        verdict.oldest,
+    )
+    yield GaugeMetricFamily("holdfast_audit_last_look_timestamp_seconds", "When the auditor last looked.", verdict.at)
 
 
 _served: list[PulseCollector] = []  # at most one

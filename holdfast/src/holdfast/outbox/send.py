@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kombu.exceptions import OperationalError
 
+from holdfast.audit import marks, publishers
+from holdfast.published import now
 from holdfast.publisher import Policy, Publisher, Unreachable
 from holdfast.results import transient
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from holdfast.audit.publishers import Acknowledged
     from holdfast.publisher import Message
 
     # publishes messages and returns for each one None when the broker has it, else why not
@@ -35,13 +39,26 @@ def sender(app: Celery, deadline: float | None = None) -> Send:
     connection = app.connection_for_write()
     if connection.transport.driver_type == "amqp":
         publisher = Publisher(connection, Policy.from_settings(app.conf))
+        audit = publisher.audit = publishers.notes(app)
 
         def send(messages: Sequence[Message]) -> list[Exception | None]:
-            outcomes = publisher.publish_all(messages, deadline=deadline)
+            stamped = [marked(message, audit) for message in messages]
+            outcomes = publisher.publish_all(stamped, deadline=deadline)
             return [outcome.error for outcome in sorted(outcomes, key=_index)]
 
         return send
     return _Kombu(app)
+
+
+def marked(message: Message, audit: Acknowledged | None) -> Message:
+    """Return a message as it is published now: when it was recorded, it may have belonged to another sample.
+
+    Args:
+        message: from the outbox.
+        audit: where its acknowledgement is noted; None where nothing is audited.
+    """
+    at = audit.stamp(str(message.task_id)) if audit else now()
+    return replace(message, headers=message.headers | {marks.AUDITED_AT: at})
 
 
 class _Kombu:

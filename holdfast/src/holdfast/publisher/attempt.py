@@ -17,6 +17,7 @@ from holdfast.publisher.nodes import DEPTH
 from holdfast.publisher.notice import notice_of
 
 if TYPE_CHECKING:
+    from holdfast.audit.publishers import Acknowledged
     from holdfast.publisher.nodes import Nodes
     from holdfast.publisher.policy import Limits, Policy
 
@@ -38,6 +39,7 @@ class Cluster:
 
     Attributes:
         expired: the queue for notices of expired tasks; None to send none.
+        audit: where to note what is acknowledged; None to note nothing.
         topology: by exchange and routing key, the kombu entities to declare when the broker finds a message unroutable.
     """
 
@@ -46,6 +48,7 @@ class Cluster:
         self.policy = policy
         self.fallback = fallback
         self.expired: str | None = None
+        self.audit: Acknowledged | None = None
         self._announce_at = 0.0
         self.topology: dict[tuple[str, str], list[Any]] = {}
 
@@ -88,6 +91,16 @@ class Cluster:
             return False
         logger.warning("task %s went to the fallback: %s", wire.task_id, error)
         return True
+
+    def acknowledged(self, wire: Wire) -> None:
+        """Note that a broker has a message, and send what may get lost of it.
+
+        Args:
+            wire: the message.
+        """
+        if self.audit is not None and wire.mark is not None:
+            self.audit.add(wire.mark)
+        self.announce(wire)
 
     def announce(self, wire: Wire) -> None:
         """Send the notice of a task that expires, once the task is published. It may get lost: nobody waits for it.

@@ -9,6 +9,7 @@ from celery.app.amqp import AMQP
 from kombu import pools
 from kombu.utils.imports import symbol_by_name
 
+from holdfast.audit import marks, publishers
 from holdfast.logs import about
 from holdfast.published import PUBLISHED_AT, now
 from holdfast.publisher import delay, recorder
@@ -58,9 +59,19 @@ class DurableAMQP(AMQP):
             fallback = self.fallback or _configured(self.app.conf.get("holdfast_publish_fallback"))
             made = Publisher(connection, Policy.from_settings(self.app.conf), fallback)
             made.expired = self.app.conf.get("holdfast_expired_queue")
+            made.audit = publishers.notes(self.app)
             publisher = self._publishers.setdefault(key, made)  # no lock: a fork could inherit it held
         self._known[connection] = publisher
         return publisher
+
+    def stamp(self, task_id: str) -> str:
+        """Return the time of a message that is published now, marked if it is to be audited.
+
+        Args:
+            task_id: its task's.
+        """
+        notes = publishers.notes(self.app)
+        return notes.stamp(task_id) if notes else now()
 
     @property
     def producer_pool(self) -> ProducerPool:  # type: ignore[override]  # looks the same, is not a subclass
@@ -119,7 +130,10 @@ class TaskProducer:
         tape = recorder.running()
         if "correlation_id" not in options:
             return None if tape and tape.silent else self._producer.publish(body, **options)
-        options["headers"] = {**(options.get("headers") or {}), PUBLISHED_AT: now()}  # a new one for each retry
+        given = options.get("headers") or {}
+        # new for each retry; of what is recorded for later the relay says which message is audited
+        at = now() if tape and tape.silent else self._amqp.stamp(options["correlation_id"])
+        options["headers"] = {name: given[name] for name in given if name != marks.AUDITED_AT} | {PUBLISHED_AT: at}
         if self.connection.transport.driver_type != "amqp":
             return (tape or self._producer).publish(body, **options)
         publisher = self._amqp.publisher(self.connection)

@@ -12,10 +12,13 @@ from amqp.exceptions import AMQPError
 from amqp.serialization import decode_properties_basic
 from kombu import Producer
 
+from holdfast.audit import marks
 from holdfast.publisher.errors import Refused
 
 if TYPE_CHECKING:
     from kombu import Connection
+
+    from holdfast.audit.marks import Mark
 
 CHANNEL = 1  # a publishing connection has one channel
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"  # class 60 (basic), method 40 (publish), reserved short
@@ -38,6 +41,7 @@ class Wire:
         routing_key: the message's key.
         properties: flags and values of the basic properties, headers included, as AMQP encodes them.
         body: the serialised arguments.
+        mark: what is noted of a message that is audited; it is in the headers, too.
     """
 
     task_id: str | None
@@ -45,6 +49,7 @@ class Wire:
     routing_key: str
     properties: bytes
     body: bytes
+    mark: Mark | None = None
 
     @property
     def key(self) -> tuple[str, str, str | None]:
@@ -137,7 +142,7 @@ class Message:
                 "move data from the headers into the arguments",
                 task_id=self.task_id,
             )
-        return Wire(self.task_id, self.exchange, self.routing_key, properties, self.body)
+        return Wire(self.task_id, self.exchange, self.routing_key, properties, self.body, marks.of(self.headers))
 
     @classmethod
     def decode(cls, wire: Wire) -> Message:

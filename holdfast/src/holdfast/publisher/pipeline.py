@@ -216,7 +216,7 @@ class Pipeline:
             return Outcome(index, getattr(wire, "task_id", None), error)
         if not isinstance(error, NotAcknowledged):
             numbers.published("acknowledged")
-            self._cluster.announce(wire)
+            self._cluster.acknowledged(wire)
             return Outcome(index, wire.task_id)
         stored = self._cluster.store(wire, error)
         numbers.published("outbox" if stored else error.outcome)

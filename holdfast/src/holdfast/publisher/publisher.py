@@ -87,7 +87,7 @@ class Publisher(Cluster):
         outcome = "acknowledged" if error is None else "outbox" if stored else error.outcome
         numbers.published(outcome, monotonic() - begin)
         if error is None:
-            self.announce(wire)
+            self.acknowledged(wire)
         if error is not None and not stored:
             raise error
         return not stored

@@ -17,13 +17,14 @@ from celery.utils.saferepr import saferepr
 from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
+from holdfast.audit import marks, publishers
 from holdfast.published import PUBLISHED_AT, now
 from holdfast.publisher.durable_amqp import DurableAMQP
 from holdfast.publisher.message import Message, Wire
 from holdfast.publisher.sending import is_celerys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from celery import Celery
 
@@ -104,7 +105,14 @@ class Template:
         parts += (self._before_id, _short(raw_id), self._after_id)
         _, encoding, data = dumps((args, kwargs, _EMBED), self._serializer)
         body = data.encode(encoding) if isinstance(data, str) else data
-        return Wire(task_id, self._exchange, self._key, b"".join(parts), body)
+        return Wire(
+            task_id,
+            self._exchange,
+            self._key,
+            b"".join(parts),
+            body,
+            marks.made(at, task_id) if at[0] == marks.SIGN else None,
+        )
 
 
 class Templates:
@@ -120,6 +128,8 @@ class Templates:
         self._models: dict[object, Template] = {}
         self._proven: dict[object, Template | None] = {}
         conf, amqp = app.conf, app.amqp
+        notes = publishers.notes(app)
+        self._stamp: Callable[[str], str] = notes.stamp if notes else lambda _: now()
         self._usable = (
             conf.task_protocol == 2
             and not conf.task_compression
@@ -170,7 +180,8 @@ class Templates:
         task: Any = self._app.tasks.get(cast("str", signature.task))
         if task is not None and task.typing:
             task.__header__(*args, **kwargs)
-        return template.fill(signature.options.get("task_id") or uuid(), args, kwargs, now())
+        task_id = signature.options.get("task_id") or uuid()
+        return template.fill(task_id, args, kwargs, self._stamp(task_id))
 
     def learn(self, key: object, signature: Signature[Any], message: Message) -> None:
         """Make a template of the first message of its kind, and keep it if it gives the second one byte by byte.

@@ -1,0 +1,212 @@
+"""What the auditor makes of notes, queues and results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from time import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kombu import Connection
+
+from holdfast.audit import store
+from holdfast.audit.auditor import Auditor, Depths
+from holdfast.audit.marks import Mark
+
+NOW = 60.0 * int(time() // 60)
+EARLY = int(NOW // 60) - 20  # its end is 19 minutes ago: tasks of it are looked for
+
+
+class Notes:
+    """Stands in for the Redis with the notes: sets and sorted sets, with the commands that the auditor uses."""
+
+    def __init__(self) -> None:
+        self.sets: dict[str, set[str]] = defaultdict(set)
+        self.sorted: dict[str, dict[str, float]] = defaultdict(dict)
+        self.answers: list[Any] = []
+
+    def note(self, kind: str, *marks: Mark) -> None:
+        for mark in marks:
+            self.sets[store.key(kind, mark.minute)].add(mark.member)
+            if kind == store.ACKNOWLEDGED:
+                self.sorted[store.BUCKETS][str(mark.minute)] = mark.minute
+
+    def pipeline(self, **_: object) -> Notes:
+        self.answers = []
+        return self
+
+    def __enter__(self) -> Notes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute(self) -> list[Any]:
+        return self.answers
+
+    def smembers(self, key: str) -> set[str]:
+        return set(self.sets[key])
+
+    def sadd(self, key: str, *members: str) -> None:
+        self.sets[key] |= set(members)
+
+    def sdiff(self, one: str, other: str) -> set[str]:
+        return self.sets[one] - self.sets[other]
+
+    def _stored(self, to: str, members: set[str]) -> None:
+        self.sets[to] = members
+        self.answers.append(len(members))
+
+    def sinterstore(self, to: str, one: str, other: str) -> None:
+        self._stored(to, self.sets[one] & self.sets[other])
+
+    def sdiffstore(self, to: str, one: str, other: str) -> None:
+        self._stored(to, self.sets[one] - self.sets[other])
+
+    def expire(self, key: str, seconds: int) -> None:
+        assert seconds > 0, key
+
+    def delete(self, key: str) -> None:
+        self.sets.pop(key, None)
+
+    def zrangebyscore(self, key: str, _: str, most: float) -> list[str]:
+        found = sorted(self.sorted[key].items(), key=lambda item: item[1])
+        return [member for member, score in found if score <= most]
+
+    def zrange(self, key: str, *_: int, withscores: bool) -> list[tuple[str, float]]:
+        assert withscores
+        return list(self.sorted[key].items())
+
+    def zrem(self, key: str, *members: int) -> None:
+        for member in members:
+            self.sorted[key].pop(str(member))
+
+
+class Results:
+    """Stands in for the result store."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, str] = {}
+
+    def get_key_for_task(self, task_id: str) -> str:
+        return task_id
+
+    def mget(self, keys: list[str]) -> list[str | None]:
+        return [json.dumps({"status": self.states[key]}) if key in self.states else None for key in keys]
+
+    def decode(self, value: str) -> Any:
+        return json.loads(value)
+
+
+class Watched(Auditor):
+    """An auditor whose broker says what a test wants."""
+
+    depths = Depths(NOW + 3600)
+
+    def _ask_broker(self, now: float) -> Depths:  # noqa: ARG002 - the auditor's parameter
+        return self.depths
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def auditor(notes: Notes) -> Watched:
+    found = Watched(SimpleNamespace(backend=Results()), notes)  # type: ignore[arg-type]  # all that is asked
+    found.depths = Depths(NOW + 3600)
+    return found
+
+
+def tasks(count: int, minute: int = EARLY) -> list[Mark]:
+    return [Mark(minute, f"+{minute * 60}.5 task-{minute}-{number}") for number in range(count)]
+
+
+def sure(auditor: Auditor) -> tuple[int, int]:
+    """Look twice, as it takes, and return the numbers of unaccounted and undecided tasks."""
+    assert auditor.look(NOW).unaccounted == 0, "one look may come in between two notes"
+    verdict = auditor.look(NOW + 61)
+    return verdict.unaccounted, verdict.undecided
+
+
+def test_what_has_both_notes_is_taken_out_in_whatever_order_they_came(auditor: Watched, notes: Notes) -> None:
+    first, second = tasks(2)
+    notes.note(store.ENDED, first, second)
+    auditor.look(NOW)
+    notes.note(store.ACKNOWLEDGED, first, second)
+    assert sure(auditor) == (0, 0)
+    assert not notes.sets[store.key(store.ACKNOWLEDGED, EARLY)] | notes.sets[store.key(store.ENDED, EARLY)]
+    assert not notes.sorted[store.BUCKETS], "the bucket is forgotten"
+
+
+def test_what_nobody_ended_is_counted_named_and_stays(
+    auditor: Watched, notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes.note(store.ACKNOWLEDGED, *tasks(5))
+    notes.note(store.ENDED, *tasks(2))
+    assert sure(auditor) == (3, 0)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert re.findall(r"task-\d+-\d", line) == [mark.task_id for mark in tasks(5)[2:]]
+    auditor.depths = Depths(0.0)  # the queue fills up
+    assert auditor.look(NOW + 120).unaccounted == 3
+    notes.note(store.ENDED, *tasks(5))  # they were not lost after all
+    assert auditor.look(NOW + 180).unaccounted == 0
+
+
+def test_a_task_is_looked_for_after_its_time_only(auditor: Watched, notes: Notes) -> None:
+    notes.note(store.ACKNOWLEDGED, *tasks(1, int(NOW // 60) - 5), *tasks(1, int(NOW // 60) + 60))
+    assert sure(auditor) == (0, 0)
+    assert auditor.look(NOW).oldest == 300, "the delayed one is not open yet"
+
+
+def test_what_a_queue_may_hold_is_not_counted(auditor: Watched, notes: Notes) -> None:
+    notes.note(store.ACKNOWLEDGED, *tasks(2), *tasks(3, EARLY + 2))
+    auditor.depths = Depths(60.0 * (EARLY + 1))  # given out: what was due in the first minute
+    assert sure(auditor) == (2, 0)
+
+
+def test_what_a_worker_holds_is_not_counted(auditor: Watched, notes: Notes) -> None:
+    running, lost = tasks(2)
+    notes.note(store.ACKNOWLEDGED, running, lost)
+    notes.sets[store.key(store.HELD, int(time() // 60) - 1)].add(running.member)
+    assert sure(auditor) == (1, 0)
+
+
+def test_a_final_result_is_an_end_and_another_one_is_not(auditor: Watched, notes: Notes) -> None:
+    done, failed, retried = tasks(3)
+    notes.note(store.ACKNOWLEDGED, done, failed, retried)
+    auditor.app.backend.states = {done.task_id: "SUCCESS", failed.task_id: "FAILURE", retried.task_id: "RETRY"}
+    assert sure(auditor) == (1, 0)
+
+
+@pytest.mark.parametrize(("dead", "unrouted", "expected"), [(0, 0, (5, 0)), (1, 0, (4, 1)), (9, 1, (2, 3))])
+def test_what_may_be_a_dead_letter_is_undecided(
+    auditor: Watched, notes: Notes, dead: int, unrouted: int, expected: tuple[int, int]
+) -> None:
+    notes.note(store.ACKNOWLEDGED, *tasks(5))
+    notes.note(store.RETURNED, *tasks(2))
+    auditor.depths = Depths(NOW + 3600, dead, unrouted)
+    assert sure(auditor) == expected
+
+
+@pytest.mark.parametrize(
+    ("ready", "consumers", "until"),
+    [(0, 1, NOW), (3, 1, 1000 - 60), (0, 0, 1000 - 60)],
+    ids=["empty", "not empty", "nobody consumes, or its leader is away"],
+)
+def test_how_far_a_queue_has_come(
+    monkeypatch: pytest.MonkeyPatch, notes: Notes, ready: int, consumers: int, until: float
+) -> None:
+    notes.sorted[store.PASSED] = {"default 0": 2000.0, "default 9": 1000.0, "other 0": 5.0}
+    answer = SimpleNamespace(message_count=ready, consumer_count=consumers)
+    known = {"default": answer, "dead": SimpleNamespace(message_count=4, consumer_count=0)}
+    monkeypatch.setattr("holdfast.audit.auditor._declared", lambda _, name: known.get(name))
+    app: Any = SimpleNamespace(
+        connection_for_write=lambda: Connection("memory://"),
+        amqp=SimpleNamespace(queues={"default": None, "nowhere": None}),
+    )
+    assert Auditor(app, notes)._ask_broker(NOW) == Depths(until, 4, 0)
