@@ -214,7 +214,8 @@ def test_a_backend_without_connection_errors_lacks_the_extra() -> None:
 def test_rows_of_django_celery_beat_that_no_scheduler_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "django_celery_beat.models", ModuleType("django_celery_beat.models"))
     assert "HF406" in found(REDBEAT)
-    assert "HF406" not in found({"beat_scheduler": "django_celery_beat.schedulers:DatabaseScheduler"})
+    for reads in ("django_celery_beat.schedulers:DatabaseScheduler", "holdfast.beat:Scheduler"):
+        assert "HF406" not in found({"beat_scheduler": reads})
 
 
 def test_old_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ if not settings.configured:
         TASKS={"default": {"BACKEND": "holdfast.django.backend.CeleryBackend", "QUEUES": ["default", "mail"]}},
         INSTALLED_APPS=[
             *(f"django.contrib.{name}" for name in ("contenttypes", "auth", "messages", "sessions", "admin")),
+            "django_celery_beat",
             "holdfast.django",
         ],
         MIDDLEWARE=[

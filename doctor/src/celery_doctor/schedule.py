@@ -37,8 +37,9 @@ def shared(name: str) -> bool:
     "HF401-one-beat",
     Severity.WARNING,
     loss="only one beat may run: no tick is sent while its host is down, and two beats send every tick twice",
-    fix='beat_scheduler = "holdfast.beat:Scheduler" and two beats; HF405 names the entries that it refuses. It reads'
-    " beat_schedule and Redis alone: write django-celery-beat's rows and the like into beat_schedule first",
+    fix='beat_scheduler = "holdfast.beat:Scheduler" and two beats; HF405 names the entries that it refuses. It serves'
+    " beat_schedule, the rows of django-celery-beat and what redbeat has in Redis; write other entries into"
+    " beat_schedule first",
     see="celery#1495",
 )
 def one_beat(subject: Subject) -> str | None:
@@ -109,12 +110,13 @@ def _part(entry: Any, name: str) -> Any:
     "HF406-rows-left-behind",
     Severity.WARNING,
     loss="the entries in django-celery-beat's tables are in no schedule: their tasks are never sent",
-    fix='beat_scheduler = "django_celery_beat.schedulers:DatabaseScheduler", or write them into beat_schedule, or'
-    ' remove "django_celery_beat" from INSTALLED_APPS when the tables are empty',
+    fix='beat_scheduler = "holdfast.beat:Scheduler", which serves them under two beats, or'
+    ' "django_celery_beat.schedulers:DatabaseScheduler", or remove "django_celery_beat" from INSTALLED_APPS when the'
+    " tables are empty",
 )
 def rows_left_behind(subject: Subject) -> str | None:
     name = str(subject.get("beat_scheduler") or STOCK)
-    if "django_celery_beat.models" in sys.modules and not name.startswith("django_celery_beat"):
+    if "django_celery_beat.models" in sys.modules and not name.startswith(("django_celery_beat", "holdfast.beat")):
         return f"django_celery_beat is installed, the settings name {name} (--scheduler of a command line is not seen)"
     return None
 
@@ -124,7 +126,8 @@ def rows_left_behind(subject: Subject) -> str | None:
     Severity.ADVICE,
     loss="last_run_at is written every 3 minutes: after a crash of beat the ticks since then are sent again. An entry"
     " whose arguments are no JSON is disabled, and only a line in the log says so",
-    fix="tasks that may run twice, and an alert on rows of PeriodicTask that were enabled and are not any more",
+    fix='beat_scheduler = "holdfast.beat:Scheduler", which serves the same rows; or tasks that may run twice, and an'
+    " alert on rows of PeriodicTask that were enabled and are not any more",
 )
 def database_scheduler(subject: Subject) -> str | None:
     name = str(subject.get("beat_scheduler") or "")

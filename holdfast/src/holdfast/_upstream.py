@@ -90,6 +90,26 @@ LEDGER = (
         },
     ),
     Use(
+        "celery.schedules:BaseSchedule",
+        by="holdfast.schedule.rows",
+        why="the schedule of a row that runs once",
+        until="Celery has a schedule of one instant",
+        names={
+            "__init__": "(self, nowfun=, app=)",
+            "remaining_estimate": "(self, last_run_at)",
+            "is_due": "(self, last_run_at)",
+        },
+    ),
+    Use(
+        "celery.schedules:crontab",
+        by="holdfast.schedule.rows",
+        why="the schedule of a row that has a time zone of its own",
+        until="Celery's crontab takes a time zone",
+        names={
+            "__init__": "(self, minute=, hour=, day_of_week=, day_of_month=, month_of_year=, **kwargs)",
+        },
+    ),
+    Use(
         "celery.worker.consumer.consumer:Consumer",
         by="holdfast.consumer",
         why="what cannot be read is dead-lettered, no wait is endless, a node is left for the next",

@@ -1,6 +1,7 @@
 """The scheduler of celery beat: a tick counts when a broker has it, and only the holder of the lock sends ticks.
 
-Choose it with ``beat_scheduler = "holdfast.beat:Scheduler"``. It keeps redbeat's settings and its data in Redis.
+Choose it with ``beat_scheduler = "holdfast.beat:Scheduler"``. It keeps redbeat's settings and its data in Redis. Where
+django-celery-beat is installed, its rows are entries, too (``schedule/rows.py``).
 
 - Stock schedulers note a tick as done and then publish it; when that fails it is gone. Here it is published first.
   Until it is acknowledged it stays due and is sent again under the same task id, made of the entry's name and the
@@ -44,6 +45,7 @@ with extras.needed():
     from redbeat.schedulers import ensure_conf, get_redis
 
     from holdfast.schedule.entry import BATCH, StoredEntry
+    from holdfast.schedule.rows import Moment, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +78,8 @@ class Scheduler(RedBeatScheduler):
         self._held_until = self._review_at = 0.0
         self._audits = False
         self._renewed_at: datetime | None = None
+        self._written = False
+        self._rows, self._configured = Rows(app), dict(app.conf.beat_schedule or {})
         try:
             super().__init__(app, **kwargs)
         except NoPermissionError as error:
@@ -85,10 +89,16 @@ class Scheduler(RedBeatScheduler):
         self.catch_up = timedelta(seconds=float(app.conf.get("holdfast_beat_catch_up", CATCH_UP)))
 
     def setup_schedule(self) -> None:
-        """Take out of Redis what the configuration no longer has, and write what it has."""
+        """Ask for the schedule, so that a beat which may not does not start; the holder of the lock writes it."""
+        get_redis(self.app).smembers(self.app.redbeat_conf.statics_key)
+
+    def _write_schedule(self) -> None:
+        """Take out of Redis what the configuration and the rows no longer have, and write what they have."""
         client, known = get_redis(self.app), self.app.redbeat_conf
+        known.schedule = self.app.conf.beat_schedule = self._rows.beside(self._configured)
+        self.refused.clear()
         gone = sorted(client.smembers(known.statics_key) - set(known.schedule))
-        if gone:
+        if gone and self._rows.known:
             keys = [StoredEntry.generate_key(self.app, name) for name in gone]
             with client.pipeline() as pipe:  # all at once: redbeat makes two round trips for each
                 pipe.zrem(known.schedule_key, *keys)
@@ -96,9 +106,12 @@ class Scheduler(RedBeatScheduler):
                 pipe.srem(known.statics_key, *gone)
                 pipe.execute()
         super().setup_schedule()
+        for name, reason in self._rows.refused.items():
+            self._refuse(StoredEntry.generate_key(self.app, name), reason)
+        self._written = True
 
     def update_from_dict(self, entries: dict[str, Any]) -> None:
-        """Write the entries of the configuration to Redis.
+        """Write entries to Redis.
 
         Args:
             entries: by name, as in ``beat_schedule``.
@@ -111,6 +124,9 @@ class Scheduler(RedBeatScheduler):
             except Exception as error:  # noqa: BLE001 - one bad entry must not stop the others
                 failed[StoredEntry.generate_key(self.app, name)] = error
         failed |= StoredEntry.save_all(self.app, made)
+        for entry in made:  # a holder that died may not have told the database
+            if isinstance(entry.schedule, Moment) and entry.last_run_at and entry.last_run_at >= entry.schedule.at:
+                self._rows.ran(entry.name, entry.last_run_at)
         for key, reason in failed.items():
             self._refuse(key, reason)
         if failed:
@@ -136,6 +152,8 @@ class Scheduler(RedBeatScheduler):
         return delay
 
     def _pass(self) -> float:
+        if self._rows.look(self._configured) or not self._written:
+            self._write_schedule()
         if monotonic() >= self._review_at:
             self._review()
         client, order, now = get_redis(self.app), self.app.redbeat_conf.schedule_key, self._now()
@@ -159,7 +177,7 @@ class Scheduler(RedBeatScheduler):
         """
         later = self._now() + timedelta(seconds=self.max_interval)
         if entry.last_run_at is None:  # new or changed: it counts from the moment at which it is first seen
-            entry.done(entry.now(), count=0)
+            entry.done(entry.beginning(), count=0)
             return self._now()
         scheduled = entry.upcoming(entry.last_run_at, self.catch_up, self.not_before)
         if scheduled is None or scheduled > entry.now():
@@ -179,6 +197,7 @@ class Scheduler(RedBeatScheduler):
             logger.error("beat: tick %s of %s can never be sent, it is given up: %r", scheduled, entry.name, error)
         numbers.ticked("given_up" if error else "sent")
         entry.done(scheduled)
+        self._rows.ran(entry.name, scheduled)
         return self._now()
 
     def _attempt(self, entry: StoredEntry, scheduled: datetime) -> Exception | None:
@@ -289,6 +308,8 @@ class Scheduler(RedBeatScheduler):
     def _took_over(self, client: Any) -> None:
         logger.info("beat: this process holds the lock and sends the ticks")
         self._renewed_at, self.not_before, self._review_at = self._now(), None, 0.0
+        self._written = False
+        self._rows.forget()
         seconds, micros = client.time()
         apart = self._now().timestamp() - seconds - micros / 1e6
         if abs(apart) > SKEW.total_seconds():

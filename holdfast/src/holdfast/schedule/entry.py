@@ -17,6 +17,7 @@ from redbeat.schedulers import RedBeatSchedulerEntry, get_redis
 from redbeat.schedules import rrule
 
 from holdfast.schedule import ticks
+from holdfast.schedule.rows import Moment
 from holdfast.schedule.ticks import UTC
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 BATCH = 500  # entries written or read at once
 FIELDS = ("args", "kwargs", "options", "schedule")  # of a definition, those that may be kept in beat_schedule
 REFERENCE = "beat_schedule"
+SHOWN = ("<crontab: ", "<moment: ", "<solar: ")  # schedules that show all that tells one from another
 START = timedelta(seconds=30)  # for beat to start, while the first occurrence of a new rrule still counts
 
 
@@ -49,7 +51,7 @@ class StoredEntry(RedBeatSchedulerEntry):
             raise ValueError("it names no task")
         ticks.check(self.schedule)
         if "last_run_at" not in fields:
-            self.last_run_at = self._beginning()
+            self.last_run_at = self.beginning()
 
     # -- in Redis
 
@@ -73,7 +75,7 @@ class StoredEntry(RedBeatSchedulerEntry):
                 fields[field] = app.conf.beat_schedule[fields["name"]].get(field)
         entry = cls(app=app, **{**fields, **cls.decode_meta(meta)})
         entry.text = definition
-        if ticked_by not in {None, _schedule_of(definition)}:
+        if ticked_by not in {None, REFERENCE, _schedule_of(definition)}:  # in 0.1 a reference did not say to what
             entry.last_run_at = None  # what another schedule would have sent is not missed
         return entry
 
@@ -109,7 +111,7 @@ class StoredEntry(RedBeatSchedulerEntry):
                 for entry in entries[start : start + BATCH]:
                     try:
                         entry.text = entry._definition()
-                        meta = entry._ticked(entry.last_run_at or entry._beginning())
+                        meta = entry._ticked(entry.last_run_at or entry.beginning())
                     except Exception as error:  # noqa: BLE001 - it is the caller's to tell
                         refused[entry.key] = error
                         continue
@@ -191,8 +193,10 @@ class StoredEntry(RedBeatSchedulerEntry):
         instant = ticks.after(self.schedule, last)
         return now if instant is None or instant > now else instant
 
-    def _beginning(self) -> datetime:
+    def beginning(self) -> datetime:
         """Return the instant from which a new entry counts."""
+        if isinstance(self.schedule, Moment):
+            return self.schedule.before
         now, first = self.now(), getattr(self.schedule, "dtstart", None)
         if isinstance(self.schedule, rrule) and first and now - START <= first <= now:
             return first.astimezone(UTC).replace(microsecond=0) - timedelta(microseconds=1)  # as dateutil rounds it
@@ -221,9 +225,11 @@ class StoredEntry(RedBeatSchedulerEntry):
 
 
 def _schedule_of(definition: str) -> str:
-    """Return the schedule in a definition; one that is kept in beat_schedule has no text to compare."""
+    """Return the schedule in a definition as text; of one that is kept in beat_schedule, what it shows of itself."""
     value = json.loads(definition)["schedule"]
-    return REFERENCE if value.get("__type__") == REFERENCE else json.dumps(value, sort_keys=True)
+    if value.get("__type__") == REFERENCE and not value.get("shown", "").startswith(SHOWN):
+        return REFERENCE
+    return json.dumps(value, sort_keys=True)
 
 
 def _text(value: Any, exactly: bool) -> str:

@@ -32,11 +32,11 @@ def check(when: Any) -> None:
         raise ValueError(NOT_A_SCHEDULE.format(when))
     if not isinstance(when, schedule):
         return
-    every = _every(when)
-    if every is None or every < SHORTEST:
-        raise ValueError(f"an interval of {every} is too short: {SHORTEST.total_seconds():g} s is the shortest")
-    if when.relative and every.microseconds:
-        raise ValueError(f"relative=True rounds to whole seconds, {every.total_seconds():g} s is not a whole number")
+    step = every(when)
+    if step is None or step < SHORTEST:
+        raise ValueError(f"an interval of {step} is too short: {SHORTEST.total_seconds():g} s is the shortest")
+    if when.relative and step.microseconds:
+        raise ValueError(f"relative=True rounds to whole seconds, {step.total_seconds():g} s is not a whole number")
 
 
 def after(when: Any, last: datetime) -> datetime | None:
@@ -86,7 +86,7 @@ def to_send(when: Any, last: datetime, now: datetime, since: datetime, *, latest
     due = after(when, last)
     if due is None or due > min(since, now):
         return due
-    recent = after(when, _on_grid(when, last, since))
+    recent = after(when, on_grid(when, last, since))
     if recent is None or recent <= now or not latest:
         return recent
     return _latest(when, last, now)
@@ -112,10 +112,10 @@ def _at(when: Any, moment: datetime, ask: Any) -> Any:
             vars(when)["now"] = clock
 
 
-def _every(when: Any) -> timedelta | None:
+def every(when: Any) -> timedelta | None:
     """Return the interval of a schedule that has one."""
-    every: timedelta | None = vars(when).get("run_every") if isinstance(when, schedule) else None
-    return every
+    step: timedelta | None = vars(when).get("run_every") if isinstance(when, schedule) else None
+    return step
 
 
 def _is_of_every_hour(when: Any) -> bool:
@@ -152,18 +152,18 @@ def _at_offset(when: Any, last: datetime, offset: timedelta) -> datetime:
     return last + left
 
 
-def _on_grid(when: Any, last: datetime, limit: datetime) -> datetime:
+def on_grid(when: Any, last: datetime, limit: datetime) -> datetime:
     """Return the last instant up to a limit from which the ticks of a schedule can be counted."""
-    every = _every(when)
-    if every is None or when.relative:
+    step = every(when)
+    if step is None or when.relative:
         return max(last, limit)
-    return last + max(0, (limit - last) // every) * every
+    return last + max(0, (limit - last) // step) * step
 
 
 def _latest(when: Any, last: datetime, now: datetime) -> datetime:
     """Return the last tick up to now, which is known to exist."""
-    if _every(when) and not when.relative:
-        return _on_grid(when, last, now)
+    if every(when) and not when.relative:
+        return on_grid(when, last, now)
     span, found = FIRST_SPAN, None
     while found is None or found > now:
         start = max(last, now - span)
