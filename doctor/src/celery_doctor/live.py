@@ -53,11 +53,11 @@ def _rabbitmq(subject: Subject, url: str | None) -> Iterator[Finding]:
 
 
 def _redis(subject: Subject, url: str | None) -> Iterator[Finding]:
-    stores = []
+    stores: list[redis.Store] = []
     if subject.redis_results:
         stores.append(redis.result_store(subject, url))
     if subject.broker == "redis":
-        stores.append(redis.broker_store(subject))
+        stores.append(redis.BrokerStore(subject))
     for store in stores:
         yield from redis_rules.examine(store)
     if not stores:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
+from time import time
 from typing import TYPE_CHECKING, Any
 
+from celery_doctor.consume import names
 from celery_doctor.rules import NotAllowedError, Severity
 from celery_doctor.rules import redis_rules as rule
 from celery_doctor.versions import number
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 # The lowest version of each line with the known fixes, and packages of distributions that have them: compose/pins.yaml
 FIXED = ((8, 2, 9), (8, 4, 6), (8, 6, 6), (8, 8, 2), (8, 10, 1))
 PACKAGES = ("8.0.6-3",)
+MANY = 1000  # overdue tasks; more are not counted
 SECONDS = 10  # that the server has for each answer
 
 
@@ -106,6 +110,47 @@ class Store:
         return self._kept[key]
 
 
+class BrokerStore(Store):
+    """The Redis that is the broker of an application.
+
+    Args:
+        subject: the application.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        super().__init__("broker", lambda: _hurried(self._channel.client))
+
+    @property
+    def visible(self) -> float:
+        """For how many seconds a delivered task is left alone."""
+        return float(self._channel.visibility_timeout)
+
+    def overdue(self) -> list[tuple[str, float]]:
+        """Return tags and ages, in seconds, of the tasks whose visibility timeout is over, the oldest first.
+
+        At most ``MANY``; errors as for ``info``.
+        """
+        channel, now = self._channel, time()
+        # the command is chosen as one that no kombu gives the prefix to: which get it differs from release to release
+        key = f"{getattr(channel, 'global_keyprefix', '')}{channel.unacked_index_key}"
+        end = now - self.visible
+        found = self._ask("overdue", lambda client: client.zrangebyscore(key, 0, end, 0, MANY, withscores=True))
+        return [(tag, now - since) for tag, since in found]
+
+    def task(self, tag: str) -> str:
+        """Return the name of a delivered task, an empty text when it is settled; errors as for ``info``."""
+        kept = self._ask(f"unacked {tag!r}", lambda client: client.hget(self._channel.unacked_key, tag))
+        headers = json.loads(kept)[0].get("headers", {}) if kept else {}
+        return str(headers.get("task") or "") if kept else ""
+
+    @cached_property
+    def _channel(self) -> Any:
+        connection: Any = self._subject.app.connection_for_read()
+        connection.transport_options = {**connection.transport_options, "max_retries": 1}  # by default it tries forever
+        return connection.default_channel
+
+
 def result_store(subject: Subject, url: str | None = None) -> Store:
     """Return the result store of an application.
 
@@ -123,17 +168,6 @@ def result_store(subject: Subject, url: str | None = None) -> Store:
         return _hurried(subject.app.backend.client)
 
     return Store("result store", connect, lambda: subject.app.backend.client)
-
-
-def broker_store(subject: Subject) -> Store:
-    """Return the Redis that is the broker of an application."""
-
-    def connect() -> Any:
-        connection: Any = subject.app.connection_for_read()
-        connection.transport_options = {**connection.transport_options, "max_retries": 1}  # by default it tries forever
-        return _hurried(connection.default_channel.client)
-
-    return Store("broker", connect)
 
 
 def _hurried(client: Any) -> Any:
@@ -211,3 +245,23 @@ def eviction(store: Store) -> str | None:
 def no_replica(store: Store) -> str | None:
     count = store.info("replication").get("connected_slaves", 0)
     return None if count else f"{store.role}: no replica is connected"
+
+
+@rule(
+    "HF912-overdue-tasks",
+    Severity.WARNING,
+    loss="a task that still runs runs a second time; one whose worker died waits, and no worker has put it back",
+    fix="a visibility_timeout above the longest task and countdown, and running workers: the first one puts such tasks"
+    " back within 5 minutes",
+    see="celery#4354",
+)
+def overdue_tasks(store: Store) -> str | None:
+    if not isinstance(store, BrokerStore):
+        return None
+    found = store.overdue()
+    if not found:
+        return None
+    tasks = names({store.task(tag) for tag, _ in found[:3]} - {""})
+    oldest = f"the oldest since {found[0][1]:.0f} s{f' ({tasks})' if tasks else ''}"
+    many = f"{len(found)}{' or more' if len(found) == MANY else ''}"
+    return f"{store.role}: {many} delivered and not acknowledged within {store.visible:g} s, {oldest}"

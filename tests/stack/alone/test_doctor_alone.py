@@ -185,6 +185,24 @@ def test_a_redis_broker_is_asked(redis: Server) -> None:
     assert len(findings(both, None)["HF905"]) == 2
 
 
+@pytest.mark.parametrize("prefix", ["", "shop:"])
+def test_tasks_that_outlived_the_visibility_timeout_are_found(redis: Server, prefix: str) -> None:
+    app = Celery("patient", broker=f"redis://{redis.address}/3", set_as_current=False)
+    app.conf.broker_transport_options = {"visibility_timeout": 2, "global_keyprefix": prefix}
+    assert "HF912" not in findings(app, None)
+    app.send_task("shop.invoice", queue="overdue")
+    with app.connection_for_read() as connection:
+        taken = connection.default_channel.basic_get("overdue")
+        assert taken
+        assert "HF912" not in findings(app, None), "it was taken just now"
+        wait_until(lambda: "HF912" in findings(app, None), "it is overdue", deadline=20)
+        (text,) = findings(app, None)["HF912"]
+        assert text.startswith("broker: 1 delivered and not acknowledged within 2 s, the oldest since ")
+        assert text.endswith(" s (shop.invoice)")
+        connection.default_channel.basic_ack(taken.delivery_tag)
+    assert "HF912" not in findings(app, None)
+
+
 def store_of(server: Server, user: str = "") -> Celery:
     backend = f"redis://{user}{server.address}/0"
     return Celery("patient", broker="memory://", backend=backend, set_as_current=False)
