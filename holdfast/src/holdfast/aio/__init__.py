@@ -24,7 +24,8 @@ from celery.canvas import Signature
 from celery.exceptions import TimeoutError as ResultTimeout
 from kombu.utils.uuid import uuid
 
-from holdfast.aio.dispatch import GRACE, Call, PublishCancelled, close, dispatcher_of, in_thread
+from holdfast.aio.dispatch import GRACE, LATE, Call, PublishCancelled, close, dispatcher_of, in_thread
+from holdfast.aio.gate import gate_here
 from holdfast.publisher import NotAcknowledged
 from holdfast.publisher.durable_amqp import collecting
 from holdfast.publisher.many import wires_of
@@ -105,20 +106,24 @@ async def apply_async(
     """
     app: Celery = cast("Any", task).app
     limits = deadline, options.pop("confirm_timeout", None), options.pop("timeout", None)
+    args = tuple(args)
+    dispatcher = None if app.conf.task_always_eager else dispatcher_of(app)
+    end = monotonic() + next((limit for limit in limits if limit is not None), dispatcher.deadline if dispatcher else 0)
+    if dispatcher is not None:  # before anything that takes time
+        await _turn(end, options.get("task_id"))
     if isinstance(task, Signature):
-        signature = task.clone(tuple(args), kwargs or {})
+        signature = task.clone(args, kwargs or {})
         signature.options.update(options)
     else:
-        signature = task.signature(tuple(args), kwargs or {}, **options)
+        signature = task.signature(args, kwargs or {}, **options)
     task_id = signature.options.setdefault("task_id", uuid()) if type(signature) is Signature else None
-    dispatcher = None if app.conf.task_always_eager else dispatcher_of(app)
     if dispatcher is None:
         try:
             return cast("AsyncResult[Any]", await in_thread(signature.apply_async))
         except asyncio.CancelledError as cancelled:
             raise cancelled from _cancelled(task_id, maybe_published=True)
-    seconds = next((limit for limit in limits if limit is not None), dispatcher.deadline)
     if task_id is None:
+        seconds = end - monotonic()
         wires, result = await in_thread(lambda: _canvas(signature))
         _raise_first(await dispatcher.publish(Call(lambda _: wires, copy_context(), [None], seconds)))
         return cast("AsyncResult[Any]", result)
@@ -126,7 +131,7 @@ async def apply_async(
     if parent:  # the thread that publishes runs no task
         request = parent.request
         signature.options.update(parent_id=request.id, root_id=request.root_id or request.id)
-    call = Call(lambda templates: wires_of(app, templates, signature), copy_context(), [task_id], seconds)
+    call = Call(lambda templates: wires_of(app, templates, signature), copy_context(), [task_id], end - monotonic())
     _raise_first(await dispatcher.publish(call))
     return app.AsyncResult(task_id)
 
@@ -265,6 +270,15 @@ def lifespan(app: Celery[Any]) -> Callable[[object], AbstractAsyncContextManager
         app: an app on which ``holdfast.install`` was called.
     """
     return lambda _web: running(app)
+
+
+async def _turn(end: float, task_id: str | None) -> None:
+    """Wait until a call may begin; see :mod:`holdfast.aio.gate`."""
+    try:
+        if not await gate_here().enter(end):
+            raise LATE.about(task_id)
+    except asyncio.CancelledError as cancelled:
+        raise cancelled from _cancelled(task_id, maybe_published=False)
 
 
 async def _publish_part(app: Celery, part: list[Signature[Any]], deadline: float | None) -> list[Outcome]:

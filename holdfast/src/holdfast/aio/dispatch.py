@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 GRACE = 0.5  # seconds after its deadline at which a call ends at the latest: the pipeline may wait for another message
 _DELIVER = 100  # futures settled in one callback; more would hold up the other callbacks of the loop
+LATE = TimedOut("its turn did not come within the deadline")
 _NO_ANSWER = TimedOut("no answer within the deadline", maybe_published=True)
 _HELPERS = 8  # threads for what Celery can only do blocking: asking for a result, announcing a chord
 
@@ -124,7 +125,7 @@ class Call:
         """End the call because its deadline has passed; what is known of its messages stays."""
         if not self.future.done():
             begun = not self.take()
-            unknown = _NO_ANSWER if begun else TimedOut("its turn did not come within the deadline")
+            unknown = _NO_ANSWER if begun else LATE
             self.future.set_result(self.outcomes(unknown))
 
     def cancelled(self) -> PublishCancelled:
