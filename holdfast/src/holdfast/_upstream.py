@@ -379,6 +379,7 @@ LEDGER = (
             ),
             "connect": "(self, callback=)",
             "blocking_read": "(self, timeout=)",
+            "collect": "(self)",
             "Transport": (
                 "(self, host, connect_timeout, ssl=, read_timeout=, write_timeout=, socket_settings=, **kwargs)"
             ),
