@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -161,11 +161,9 @@ def _from_threads(call: Callable[[int], object], count: int, callers: int = CALL
         for n in range(first, count, callers):
             call(n)
 
-    threads = [threading.Thread(target=calls, args=(first,)) for first in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(callers) as pool:
+        for done in [pool.submit(calls, first) for first in range(callers)]:
+            done.result()  # an error ends the client: a wrong run has no rate
 
 
 def drilled() -> Callable[[int], None]:

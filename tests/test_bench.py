@@ -9,7 +9,7 @@ import pytest
 
 from bench.__main__ import compare
 from bench.cases import CASES
-from bench.clients import CLIENTS
+from bench.clients import CLIENTS, _from_threads
 from bench.picture import svg
 from bench.report import Case, Sample, changes, table, unjudged
 from bench.worker import COMMANDS
@@ -97,3 +97,14 @@ def test_every_case_names_clients_and_workers_that_exist() -> None:
     sides = [side for comparison in CASES.values() for side in (comparison.above, comparison.below)]
     assert {side.client for side in sides} <= CLIENTS.keys()
     assert {side.worker for side in sides if side.worker} <= COMMANDS.keys()
+
+
+def test_many_callers_make_every_call_once() -> None:
+    made: list[int] = []
+    _from_threads(made.append, 100, 8)
+    assert sorted(made) == list(range(100))
+
+
+def test_a_call_that_fails_in_one_of_many_threads_ends_the_client() -> None:
+    with pytest.raises(ZeroDivisionError):
+        _from_threads(lambda n: 1 // (50 - n), 100, 8)
