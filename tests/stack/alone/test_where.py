@@ -71,7 +71,7 @@ def test_a_task_is_found_wherever_it_is(own_rig: OwnRig, tmp_path: Path) -> None
 
         own_rig.call("echo.apply_async((1,), task_id='delayed', countdown=3600)")
         own_rig.call("echo.apply_async((1, 6), task_id='runs'); echo.apply_async((2,), task_id='waits')")
-        assert "it waits in a queue or for its time" in where(own_rig, "delayed", 1)["meaning"]
+        assert "it waits in a queue for a free worker, or for its time" in where(own_rig, "delayed", 1)["meaning"]
 
         with own_rig.worker(concurrency=1) as worker:
             wait_until(lambda: own_rig.runs("echo"), "it has begun", 30)
