@@ -5,8 +5,8 @@
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-up: ## start the whole stack and check its first deliveries (BROKER=redis: Redis as the broker)
-	@BROKER=$(BROKER) scripts/up
+up: ## start the whole stack and check its first deliveries (BROKER=redis: Redis as the broker; RESULTS=valkey)
+	@BROKER=$(BROKER) RESULTS=$(RESULTS) scripts/up
 
 down: ## stop the stack, keep its data
 	@scripts/down

@@ -17,6 +17,7 @@ project=$(setting COMPOSE_PROJECT_NAME holdfast)
 network=$(setting HOLDFAST_NET 172.30.77)
 address=$(setting HOLDFAST_ADDRESS 127.0.0.1) # where the stack's ports are opened
 broker=$(setting BROKER rabbitmq)
+results=$(setting RESULTS redis) # the server that holds them
 test_lab=holdfast-test-lab # the hosts on which make test-all runs the playbooks
 PATH=$PATH:$root/build/uv/bin # where scripts/env puts uv on a machine without it
 export BUILDX_NO_DEFAULT_ATTESTATIONS=1 # an old engine cannot store what newer buildx adds to an image

@@ -150,3 +150,20 @@ def test_redis_as_the_broker_leaves_the_brokers_out_and_another_name_is_refused(
     refused = config(BROKER="kafka")
     assert refused.returncode != 0
     assert "broker-kafka" in refused.stderr
+
+
+@pytest.mark.stack  # needs Compose
+def test_valkey_is_another_image_with_data_of_its_own_and_another_name_is_refused() -> None:
+    redis, valkey = (json.loads(config(RESULTS=name).stdout)["services"] for name in ("redis", "valkey"))
+    other = {name for name in redis if redis[name] != valkey[name]}
+    assert other == {f"{tier}{number}" for tier in ("redis", "sentinel") for number in (1, 2, 3)}
+    for name in other:
+        assert {key for key in redis[name] if redis[name][key] != valkey[name][key]} == {"image", "volumes"}
+        assert valkey[name]["image"].startswith("valkey/valkey:")
+        data = [
+            next(one["source"] for one in its[name]["volumes"] if one["target"] == "/data") for its in (redis, valkey)
+        ]
+        assert data == [name, name.replace("redis", "valkey").replace("sentinel", "valkey-sentinel")]
+    refused = config(RESULTS="memcached")
+    assert refused.returncode != 0
+    assert "results-memcached" in refused.stderr

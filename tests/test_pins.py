@@ -60,12 +60,16 @@ def test_an_end_is_a_warning_before_and_an_error_after() -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "words"),
     [
-        ("redis", {"image": "redis:8.4.6"}, "compose/compose.yaml: redis:8.4.6 is not run"),
-        ("redis", {"image": "redis:8.4.6"}, "test_rendered_files.py: redis:8.2.9, expected redis:8.4.6"),
+        ("redis", {"image": "redis:8.4.6"}, "compose/compose.yaml and results-valkey.yaml: redis:8.4.6 is not run"),
+        ("redis", {"image": "redis:8.4.6"}, "test_tls.py: redis:8.2.9, expected redis:8.4.6"),
         ("redis", {"stand_in": "8.2"}, "compose/images/redis/Dockerfile: its line is 8.0, expected 8.2"),
         ("redis", {"fixed": ["8.2.10"]}, "ansible/roles/redis/defaults/main.yml: redis_fixed is"),
         ("redis", {"fixed": ["8.2.10"]}, "doctor/redis.py: FIXED is not"),
         ("redis", {"packages": ["8.0.6-4"]}, "doctor/redis.py: PACKAGES is not"),
+        ("valkey", {"image": "valkey/valkey:9.2.0"}, "results-valkey.yaml: valkey/valkey:9.1.2 is not in pins.yaml"),
+        ("valkey", {"stand_in": "9.2"}, "compose/images/valkey/Dockerfile: its line is 9.1, expected 9.2"),
+        ("valkey", {"fixed": ["9.1.3"]}, "ansible/roles/redis/defaults/main.yml: redis_valkey_fixed is"),
+        ("valkey", {"fixed": ["9.1.3"]}, "doctor/redis.py: VALKEY_FIXED is not"),
         (
             "rabbitmq",
             {"fixed": ["4.3.6"]},
@@ -124,6 +128,18 @@ def test_role_and_doctor_judge_a_release_of_redis_alike(release: str, fine: bool
 )
 def test_the_role_knows_patched_packages(package: str, fine: bool) -> None:
     assert versions.has_fixes(package, PINS["redis"]["fixed"], PINS["redis"]["packages"]) is fine
+
+
+@pytest.mark.parametrize(
+    ("release", "fine"), [("9.1.2", True), ("9.1.1", False), ("9.0.5", False), ("8.1.9", False), ("9.2.0", True)]
+)
+def test_role_and_doctor_judge_a_release_of_valkey_alike(release: str, fine: bool) -> None:
+    class Client:
+        def info(self, _section: str) -> dict[str, str]:
+            return {"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": release}
+
+    assert versions.has_fixes(f"{release}-1", PINS["valkey"]["fixed"], PINS["valkey"]["packages"]) is fine
+    assert version(Store("result store", Client)) == (None if fine else f"result store: Valkey {release}")
 
 
 def test_the_doctor_says_what_it_cannot_see() -> None:

@@ -17,6 +17,7 @@ def units() -> dict[str, str]:
     for path in ROLES.glob("*/templates/*"):
         if path.name == "unit.conf.j2":
             tasks = "".join(file.read_text() for file in (path.parents[1] / "tasks").glob("*.yml"))
+            tasks = tasks.replace("{{ redis_server }}", "redis")  # Valkey's units differ in their names alone
             (name,) = set(re.findall(r"/etc/systemd/system/([\w-]+)\.service\.d/holdfast\.conf", tasks))
         elif match := re.fullmatch(r"([\w-]+)\.(?:service|unit\.conf)\.j2", path.name):
             name = match[1]

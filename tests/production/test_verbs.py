@@ -68,6 +68,10 @@ def test_refused(lab: Lab) -> None:
     ):
         lab.refuses(words, "site", "--extra-vars", variables)
 
+    lab.on("data2", "touch", "/usr/bin/valkey-sentinel")
+    lab.refuses("valkey on data2, while redis_server is redis", "site")
+    lab.on("data2", "rm", "/usr/bin/valkey-sentinel")
+
     late = r"#!/bin/sh\necho \$((\$(date.right +%%s) + 3600))\n"
     move = "mv /usr/bin/date /usr/bin/date.right"
     lab.on("data2", "sh", "-c", f'{move}; printf "{late}" >/usr/bin/date; chmod +x /usr/bin/date')

@@ -30,7 +30,7 @@ class Machine:
         self.bin.mkdir()
         shutil.copytree(ROOT / "scripts", self.checkout / "scripts")
         shutil.copytree(ROOT / "compose/images", self.checkout / "compose/images")
-        for path in (ROOT / "compose").glob("broker-*.yaml"):
+        for path in (*(ROOT / "compose").glob("broker-*.yaml"), *(ROOT / "compose").glob("results-*.yaml")):
             shutil.copy(path, self.checkout / "compose")
         for tool in Path("/usr/bin").iterdir():
             if not tool.name.startswith(ABSENT):

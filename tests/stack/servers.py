@@ -58,7 +58,8 @@ def rules(user: str) -> list[str]:
 
 def image(name: str) -> str:
     """Return the image of the stack whose name begins like this."""
-    found = re.search(rf"image: (?:\$\{{\w+:-)?({name}:[^\s}}]+)", (ROOT / "compose/compose.yaml").read_text())
+    files = "".join((ROOT / f"compose/{file}.yaml").read_text() for file in ("compose", "results-valkey"))
+    found = re.search(rf"image: (?:\$\{{\w+:-)?({name}:[^\s}}]+)", files)
     assert found, name
     return found[1]
 

@@ -288,6 +288,7 @@ class Audit:
     def redis(self) -> None:
         """Role, replication, durability and doors of this Redis node."""
         want = self.options["redis"]
+        folder = Path("/etc", want["server"])
         info = dict(
             line.split(":", 1)
             for line in self.run("/usr/local/sbin/holdfast-redis", "info").splitlines()
@@ -298,9 +299,8 @@ class Audit:
         else:
             self.check("the replica follows", info["master_link_status"], "up")
         self.check("the log is written", info["aof_last_write_status"], "ok")
-        designed = dict(
-            line.split(" ", 1) for line in Path("/etc/redis/redis.conf").read_text().splitlines() if line[:1].isalpha()
-        )
+        settings = Path(folder, f"{want['server']}.conf").read_text().splitlines()
+        designed = dict(line.split(" ", 1) for line in settings if line[:1].isalpha())
         for name in ("appendonly", "appendfsync", "min-replicas-to-write", "min-replicas-max-lag", "maxmemory-policy"):
             self.check(
                 f"redis {name}",
@@ -311,8 +311,8 @@ class Audit:
         self.closed("Redis", want["port"], b"PING\r\n")
         self.check("Redis without TLS", "+PONG" in self.talk(want["port"], b"PING\r\n", None, plain=True), False)
         self.check("Redis without a login", self.talk(want["port"], b"PING\r\n", own)[:7], "-NOAUTH")
-        self.redis_users("Redis", "/usr/local/sbin/holdfast-redis", Path("/etc/redis/users.acl"), REDIS_REFUSED)
-        monitor = Path("/etc/redis/monitor.password").read_text().strip()
+        self.redis_users("Redis", "/usr/local/sbin/holdfast-redis", folder / "users.acl", REDIS_REFUSED)
+        monitor = (folder / "monitor.password").read_text().strip()
         self.redis_login("Redis", self.address, want["port"], "monitor", monitor)
         self.redis_login("Redis", self.address, want["port"], "replica", designed["masterauth"])
 
@@ -353,7 +353,7 @@ class Audit:
         self.check("Sentinel without TLS", "+PONG" in self.talk(want["port"], b"PING\r\n", None, plain=True), False)
         self.check("Sentinel without a login", self.talk(want["port"], b"PING\r\n", own)[:7], "-NOAUTH")
         self.redis_users("Sentinel", "/usr/local/sbin/holdfast-sentinel", Path(want["acl"]), SENTINEL_REFUSED)
-        lines = [line.split() for line in Path("/etc/redis/sentinel.conf").read_text().splitlines()]
+        lines = [line.split() for line in Path("/etc", want["server"], "sentinel.conf").read_text().splitlines()]
         logins = {line[1]: line[-1] for line in lines if line[:1] == ["sentinel"]}
         self.redis_login("Sentinel", self.address, want["port"], logins["sentinel-user"], logins["sentinel-pass"])
 

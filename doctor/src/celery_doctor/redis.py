@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # The lowest version of each line with the known fixes, and packages of distributions that have them: compose/pins.yaml
 FIXED = ((8, 2, 9), (8, 4, 6), (8, 6, 6), (8, 8, 2), (8, 10, 1))
 PACKAGES = ("8.0.6-3",)
+VALKEY_FIXED = ((9, 1, 2),)
 MANY = 1000  # overdue tasks; more are not counted
 SECONDS = 10  # that the server has for each answer
 
@@ -176,14 +177,22 @@ def _hurried(client: Any) -> Any:
     return client
 
 
+def _any_of(versions: tuple[tuple[int, ...], ...]) -> str:
+    return ", ".join(".".join(map(str, one)) for one in versions)
+
+
 @rule(
     "HF901-redis-version",
     Severity.WARNING,
     loss="before 7.2 no WAITAOF confirms a write; without the fixes of 2026 a client can take over the server",
-    fix=f"Redis {', '.join('.'.join(map(str, low)) for low in FIXED)} or newer in its line",
+    fix=f"Redis {_any_of(FIXED)} or newer in its line, or Valkey {_any_of(VALKEY_FIXED)} or newer",
 )
 def version(store: Store) -> str | None:
-    found = str(store.info("server")["redis_version"])
+    server = store.info("server")
+    if "valkey_version" in server:  # then redis_version is that of the Redis whose commands it knows
+        found = str(server["valkey_version"])
+        return None if has_fixes(number(found), VALKEY_FIXED) else f"{store.role}: Valkey {found}"
+    found = str(server["redis_version"])
     for package in PACKAGES:
         if package.partition("-")[0] == found:
             raise NotAllowedError(
@@ -193,13 +202,14 @@ def version(store: Store) -> str | None:
     return None if has_fixes(number(found)) else f"{store.role}: Redis {found}"
 
 
-def has_fixes(found: tuple[int, ...]) -> bool:
-    """Return whether a version of Redis has the known fixes.
+def has_fixes(found: tuple[int, ...], fixed: tuple[tuple[int, ...], ...] = FIXED) -> bool:
+    """Return whether a version of Redis, or of Valkey, has the known fixes.
 
     Args:
         found: its three numbers.
+        fixed: the lowest version of each line that has them; newer lines have them, too.
     """
-    return found[:2] > FIXED[-1][:2] or any(found[:2] == low[:2] and found >= low for low in FIXED)
+    return found[:2] > fixed[-1][:2] or any(found[:2] == low[:2] and found >= low for low in fixed)
 
 
 @rule(

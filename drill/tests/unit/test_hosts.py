@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,12 +41,13 @@ MainPID=352
 """
 
 
-def hosts_of(folder: Path, **changes: Any) -> Hosts:
+def hosts_of(folder: Path, server: str = "redis", **changes: Any) -> Hosts:
     """Return a target of one host, which ``ssh`` reaches without sudo."""
     ssh = {"address": "10.0.0.1", "user": "", "port": 0, "key": "", "arguments": "", "become": False}
     host = {"drill": "allowed", "address": "10.0.0.1", "groups": ["redis", "sentinel", "workers"], "ssh": ssh} | changes
     owner = folder.owner()
-    content = {"name": "some", "ledger": str(folder / "there"), "owner": owner, "hosts": {"data1.example": host}}
+    hosts = {"data1.example": host}
+    content = {"name": "some", "ledger": str(folder / "there"), "owner": owner, "redis_server": server, "hosts": hosts}
     (folder / "hosts.json").write_text(json.dumps(content))
     return Hosts(folder, folder)
 
@@ -156,6 +158,19 @@ def test_services_of_one_host_are_cut_off_one_by_one(tmp_path: Path, monkeypatch
         "-s 10.0.0.2 -d 10.0.0.1 -p tcp --dport 6379 -j DROP",
         "-d 10.0.0.2 -s 10.0.0.1 -p tcp --sport 6379 -j DROP",
     ]
+
+
+@pytest.mark.parametrize("server", ["redis", "valkey"])
+def test_the_units_of_the_result_store_have_the_name_of_its_server(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_ssh(tmp_path, monkeypatch, tmp_path / "marker")
+    hosts, asked = hosts_of(tmp_path, server), []
+    monkeypatch.setattr(hosts, "_run", lambda _node, script, *_: asked.append(script))
+    for node in hosts.nodes.values():
+        hosts.start(node)
+    units = [re.findall(r"systemctl start (?:--no-block )?(\S+\.service)", script) for script in asked]
+    assert units == [[f"{server}-server.service"], [f"{server}-sentinel.service"], ["supervisor.service"]]
 
 
 def test_a_container_is_cut_off_whole() -> None:

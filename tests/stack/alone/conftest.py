@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ..servers import image
 from ..stack import ROOT
 from .broker import broker
 
@@ -34,6 +35,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder.chmod(0o755)
     return folder
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey/valkey"])
+def store(request: pytest.FixtureRequest) -> str:
+    """The image of each server that may hold the results; the running stack has one of them only."""
+    name = image(request.param)
+    subprocess.run([ROOT / "scripts/images", "server", name], check=True)
+    return name
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import yaml
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from ..servers import container, free_ports, image
+from ..servers import container, free_ports
 from ..stack import ROOT, wait_until
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ START = {"redis": "redis-server --port $0 --bind 127.0.0.1 --save '' --aclfile /
 
 
 @pytest.fixture(scope="module", params=START)
-def server(request: pytest.FixtureRequest, filled: Path) -> Iterator[tuple[str, Redis]]:
+def server(request: pytest.FixtureRequest, store: str, filled: Path) -> Iterator[tuple[str, Redis]]:
     """A Redis or a Sentinel with the rendered users, and a client of its administrator."""
     [port] = free_ports(1)
     users = ("--volume", f"{filled}/{request.param}/users.acl:/users.acl:ro")
-    shell = ("--network", "host", "--entrypoint", "sh", *users, image("redis"), "-c", START[request.param])
+    shell = ("--network", "host", "--entrypoint", "sh", *users, store, "-c", START[request.param])
     password = (filled / "passwords/REDIS_ADMIN_PASSWORD").read_text(encoding="utf-8").strip()
     with container(*shell, str(port)):
         admin = Redis(port=port, username="admin", password=password, decode_responses=True)
@@ -56,7 +56,7 @@ def test_the_users_are_those_of_the_table(server: tuple[str, Redis]) -> None:
     assert rules.keys() == ACCESS[name]["users"].keys()
 
 
-def test_a_restart_reads_transactions_and_scripts_too(filled: Path) -> None:
+def test_a_restart_reads_transactions_and_scripts_too(store: str, filled: Path) -> None:
     """A server with the rendered users has after a restart what it had before; nobody gets in without a login."""
     [port] = free_ports(1)
     start = f"{START['redis']} --appendonly yes --appendfsync always --dir /tmp"
@@ -65,7 +65,7 @@ def test_a_restart_reads_transactions_and_scripts_too(filled: Path) -> None:
     worker = Redis(port=port, username="worker", password=password, decode_responses=True)
     names = ["alone", "first", "second", "third", "fourth"]
     keys = [f"celery-task-meta-{name}" for name in names]
-    with container("--network", "host", "--entrypoint", "sh", *users, image("redis"), "-c", start, str(port)) as server:
+    with container("--network", "host", "--entrypoint", "sh", *users, store, "-c", start, str(port)) as server:
         wait_until(lambda: _answers(worker), "Redis answers", 30)
         worker.set(keys[0], "x")
         with worker.pipeline(transaction=True) as pipe:

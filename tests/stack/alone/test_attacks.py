@@ -84,12 +84,12 @@ class Trio:
 
 
 @pytest.fixture(scope="module")
-def trio(filled: Path) -> Iterator[Trio]:
+def trio(store: str, filled: Path) -> Iterator[Trio]:
     ports = free_ports(3)
     trio = Trio(ports[0], ports[1], ports[2], filled)
     host = ("--network", "host", "--entrypoint", "sh")
-    data = (*host, "--volume", f"{filled}/redis/users.acl:/users.acl:ro", image("redis"), "-c", NODE)
-    watch = (*host, "--volume", f"{filled}/sentinel/users.acl:/users.acl:ro", image("redis"), "-c", SENTINEL)
+    data = (*host, "--volume", f"{filled}/redis/users.acl:/users.acl:ro", store, "-c", NODE)
+    watch = (*host, "--volume", f"{filled}/sentinel/users.acl:/users.acl:ro", store, "-c", SENTINEL)
     primary, replica, sentinel = map(str, ports)
     key = trio.password("REDIS_REPLICA")
     with (

@@ -160,10 +160,10 @@ def test_rabbitmq_starts_with_all_queues_users_and_no_plaintext_port(rabbitmq: S
 
 
 @pytest.fixture
-def redis(rendered: Path) -> Iterator[Server]:
-    """A Redis node with the rendered files."""
+def redis(store: str, rendered: Path) -> Iterator[Server]:
+    """A Redis node, or one of Valkey, with the rendered files."""
     server = Server(
-        "redis:8.2.9",
+        store,
         {
             rendered / "out/secret/redis/rabbit1.conf": "/etc/redis/redis.conf",
             rendered / "out/secret/redis/users.acl": "/etc/redis/users.acl",
@@ -193,9 +193,9 @@ def test_redis_starts_and_knows_its_users(redis: Server) -> None:
     assert "NOAUTH" in redis.call("redis-cli", *TLS_CLIENT, "ping", check=False)
 
 
-def test_sentinel_starts_from_its_seed(rendered: Path) -> None:
+def test_sentinel_starts_from_its_seed(store: str, rendered: Path) -> None:
     server = Server(
-        "redis:8.2.9",
+        store,
         {
             ROOT / "compose/config/sentinel/sentinel-state": "/usr/local/bin/sentinel-state",
             rendered / "out/secret/sentinel/rabbit1.conf": "/etc/redis/sentinel.conf",

@@ -1,8 +1,8 @@
-"""Puts the keys of a backup that are missing back into the primary: restore.py FOLDER HOST PORT [CA CERTIFICATE KEY]
+"""Puts the keys of a backup that are missing back into the primary.
 
-Reads FOLDER/dump.rdb with a Redis server of its own on a socket in that folder, and writes each key with its remaining
-lifetime. A key that exists is newer than the backup and stays. Runs on a host of the stack, with the redis-py that the
-role installs there.
+restore.py SERVER FOLDER HOST PORT [CA CERTIFICATE KEY], where SERVER is redis or valkey. Reads FOLDER/dump.rdb with
+such a server of its own on a socket in that folder, and writes each key with its remaining lifetime. A key that exists
+is newer than the backup and stays. Runs on a host of the stack, with the redis-py that the role installs there.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from redis import Redis, ResponseError
 LOADING = 600  # seconds until the backup must be in memory
 
 
-def backup_server(folder: Path) -> tuple[subprocess.Popen[bytes], Redis]:
+def backup_server(name: str, folder: Path) -> tuple[subprocess.Popen[bytes], Redis]:
     """Start a server that holds the backup; it listens on nothing but its socket."""
     path, log = folder / "backup.sock", folder / "log"
     process = subprocess.Popen(
-        ["redis-server", "--port", "0", "--unixsocket", path, "--dir", folder, "--save", "", "--logfile", log]
+        [f"{name}-server", "--port", "0", "--unixsocket", path, "--dir", folder, "--save", "", "--logfile", log]
     )
     client = Redis(unix_socket_path=str(path))
     deadline = time.monotonic() + LOADING
@@ -37,9 +37,9 @@ def backup_server(folder: Path) -> tuple[subprocess.Popen[bytes], Redis]:
     raise SystemExit(f"found:   a backup that cannot be loaded: {log.read_text()[-300:]}")
 
 
-def primary(host: str, port: int, tls: list[str]) -> Redis:
+def primary(name: str, host: str, port: int, tls: list[str]) -> Redis:
     """Log in to the running primary as the administrator; ``tls`` is authority, certificate and key, or nothing."""
-    password = Path("/etc/redis/admin.password").read_text().strip()
+    password = Path(f"/etc/{name}/admin.password").read_text().strip()
     authority, certificate, key = tls or (None, None, None)
     return Redis(
         host,
@@ -57,10 +57,10 @@ def primary(host: str, port: int, tls: list[str]) -> Redis:
 
 def main() -> None:
     """Copy every key that is missing, and say how many there were."""
-    folder, host, port, *tls = sys.argv[1:]
-    target = primary(host, int(port), tls)
+    server, folder, host, port, *tls = sys.argv[1:]
+    target = primary(server, host, int(port), tls)
     target.ping()
-    process, backup = backup_server(Path(folder))
+    process, backup = backup_server(server, Path(folder))
     restored = kept = 0
     try:
         for key in backup.scan_iter(count=1000):

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +204,7 @@ class Hosts:
         found: dict[str, Any] = json.loads((state / "hosts.json").read_text())
         self.name = f"inventory {found['name']}"
         self._ledger, self._owner = str(found["ledger"]), str(found["owner"])
+        self._results = str(found["redis_server"])  # with its name the units of Redis and Sentinel begin
         self._described: dict[str, dict[str, Any]] = found["hosts"]
         bare = sorted(name for name, host in self._described.items() if host["drill"] != "allowed")
         if bare:
@@ -347,7 +348,8 @@ class Hosts:
             )
 
     def _service(self, node: Node) -> Service:
-        return next(service for service in SERVICES.values() if service.tier == node.tier)
+        found = next(service for service in SERVICES.values() if service.tier == node.tier)
+        return replace(found, unit=re.sub("^redis-", f"{self._results}-", found.unit))
 
     def _units(self, nodes: Sequence[Node]) -> dict[str, list[str]]:
         """Return the units of the nodes by host."""

@@ -274,10 +274,12 @@ class Stack:
         overview = self.management("overview")
         with self.redis(self.tier("redis")[0]) as client:
             server: Any = client.info("server")
+        valkey = server.get("valkey_version")
         return {
             "RabbitMQ": overview["rabbitmq_version"],
             "Erlang": overview["erlang_version"],
-            "Redis": str(server["redis_version"]),
+            # Valkey says there which Redis it can stand in for
+            **({"Valkey": valkey} if valkey else {"Redis": str(server["redis_version"])}),
         }
 
     def complaints(self) -> list[str]:
