@@ -51,8 +51,8 @@ class Sentinels:
 
         if address not in self._kept:
             try:
-                with Redis(*address, **self._login) as client:
-                    self._kept[address] = client.sentinel_master(self.name)
+                with Redis(*address, **self._login) as client:  # sentinel_master() of redis-py 7.0.1 fails
+                    self._kept[address] = client.execute_command("SENTINEL MASTER", self.name)
             except NoPermissionError as error:
                 self._kept[address] = NotAllowedError(f"Sentinel {_text(address)}: {error}")
             except ResponseError as error:
