@@ -72,8 +72,7 @@ drill: env ## break the running stack on purpose and count what was lost (SET=sm
 	@.venv/bin/python -m drill run --set $(or $(SET),standard)
 
 bench: ## compare with stock, dramatiq, taskiq and raw clients: table, JSON, picture (CASES="stock ..." AGAINST=FILE)
-	@scripts/env --group bench
-	@.venv/bin/python -m bench $(if $(AGAINST),--against $(AGAINST)) $(CASES)
+	@scripts/env --group bench && .venv/bin/python -m bench $(if $(AGAINST),--against $(AGAINST)) $(CASES)
 
 lint: env ## run only the static checks
 	@scripts/lint
