@@ -207,6 +207,24 @@ def test_a_server_that_takes_no_or_any_certificate_is_a_finding(
     assert found(looked) == findings
 
 
+def test_a_server_that_takes_a_servers_certificate_from_a_client_is_a_finding(
+    certificate: dict[str, str], tmp_path: Path
+) -> None:
+    """Of one authority are a certificate for a server and, the control, one for both."""
+    own = certificate | {"server_cert": f"{tmp_path}/server.pem", "server_key": f"{tmp_path}/server.key"}
+    for usage, findings in (("serverAuth", []), ("serverAuth,clientAuth", ["it with a server's certificate"])):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+             "-CA", own["ca"], "-CAkey", own["key"], "-subj", "/CN=y", "-addext", f"extendedKeyUsage={usage}",
+             "-addext", "basicConstraints=CA:FALSE", "-keyout", own["server_key"], "-out", own["server_cert"]],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        with serve(certificate, verify_mode=ssl.CERT_REQUIRED, minimum_version=ssl.TLSVersion.TLSv1_2) as server:
+            looked = audit.Audit({"address": ADDRESS, "tls": own})
+            looked.closed("it", server.getsockname()[1], b"PING\r\n")
+        assert found(looked) == findings
+
+
 REFUSED = ("config get masterauth",)
 USERS = "user admin on #aa ~* +@all\nuser app on #bb ~x +get\n"
 

@@ -335,7 +335,7 @@ def test_other_facts_reach_every_file(both: tuple[Path, Path]) -> None:
         assert re.search(r"(@|//)192\.0\.2\.11:16380/0", text[environment])
         assert ":15673/tasks-of-ours" in text[environment]
         assert "HOLDFAST_SENTINEL_MASTER=store" in text[environment]
-        assert "HOLDFAST_TLS_KEY=/srv/certificates/key.pem" in text[environment]
+        assert "HOLDFAST_TLS_KEY=/srv/certificates/client.key" in text[environment]
     assert "sentinel monitor store 192.0.2.11 16379" in text["secret/sentinel/node1.conf"]
     assert "replicaof 192.0.2.11 16379" in text["secret/redis/node2.conf"]
     assert "/srv/application/current/bin/celery" in text["workers/programs/default.conf"]

@@ -90,6 +90,17 @@ def test_a_renewed_certificate_is_shown_without_a_restart(port: int, files: tupl
         before.wrap_socket(link, server_hostname=ADDRESS)
 
 
+def test_the_page_may_have_a_certificate_of_its_own(
+    port: int, files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = certificate(tmp_path / "page", "page")
+    for name, value in zip(("CERT", "KEY"), page, strict=True):
+        monkeypatch.setenv(f"HOLDFAST_METRICS_TLS_{name}", value)
+    assert status(port, page[0], files) == 200
+    with pytest.raises(ssl.SSLError):
+        status(port, files[0], files)
+
+
 @pytest.mark.usefixtures("files")
 def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOLDFAST_TLS_KEY")

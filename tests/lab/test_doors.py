@@ -49,8 +49,8 @@ DOORS = {
         "HOST: /etc/redis/sentinel.password is there",
     ),
     "a key that everybody reads": Door(
-        "all", "chmod 0644 /etc/holdfast/tls/key.pem", "chmod 0640 /etc/holdfast/tls/key.pem",
-        "HOST: owner and mode of /etc/holdfast/tls/key.pem",
+        "all", "chmod 0644 /etc/holdfast/tls/client.key", "chmod 0640 /etc/holdfast/tls/client.key",
+        "HOST: owner and mode of /etc/holdfast/tls/client.key",
     ),
     "a unit that others change": Door(
         "app", "chmod 0666 /etc/systemd/system/supervisor.service.d/holdfast.conf",

@@ -229,7 +229,9 @@ class Audit:
         self.check("management without a login", self.get(f"{api}/overview", None), 401)
         self.check("management as guest", self.get(f"{api}/overview", ("guest", "guest")), 401)
         self.modern("management", self.options["rabbitmq"]["management_port"])
-        self.modern("RabbitMQ's metrics", self.options["rabbitmq"]["metrics_port"])
+        metrics, words = self.options["rabbitmq"]["metrics_port"], b"GET /metrics HTTP/1.0\r\n\r\n"
+        self.check("RabbitMQ's metrics for a certificate", self.talk(metrics, words, own)[:6], "HTTP/1")
+        self.closed("RabbitMQ's metrics", metrics, words)
 
     def logs_in(self, address: str, port: int, user: str, password: str) -> bool:
         """Say whether a broker lets somebody in who shows a certificate, a name and a password."""
@@ -245,7 +247,7 @@ class Audit:
         return TUNE in said
 
     def closed(self, name: str, port: int, words: bytes) -> None:
-        """A TLS port lets nobody in who has no certificate of the authority."""
+        """A TLS port lets nobody in who has no certificate of the authority, or one that is not for clients."""
         self.check(f"{name} without a certificate", self.talk(port, words, None)[:6], "closed")
         with tempfile.TemporaryDirectory() as folder:
             key, certificate = f"{folder}/key.pem", f"{folder}/cert.pem"
@@ -253,6 +255,9 @@ class Audit:
                      "-subj", "/CN=stranger", "-days", "1", "-keyout", key, "-out", certificate)  # fmt: skip
             said = self.talk(port, words, (certificate, key))
         self.check(f"{name} with a stranger's certificate", said[:6], "closed")
+        if "server_cert" in self.tls:
+            said = self.talk(port, words, (self.tls["server_cert"], self.tls["server_key"]))
+            self.check(f"{name} with a server's certificate", said[:6], "closed")
         self.modern(name, port)
 
     def modern(self, name: str, port: int) -> None:

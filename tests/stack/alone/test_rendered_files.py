@@ -15,6 +15,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from holdfast.environment import read_file
 
@@ -70,24 +71,34 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def certificate(folder: Path) -> None:
-    """Write a certificate that is its own authority, valid for this hour."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "rabbit1")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
+    """Write an authority for this hour, and a certificate of it for each profile, as the role `tls` does."""
     folder.mkdir()
-    for file in ("ca.pem", "cert.pem"):
-        (folder / file).write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    now = datetime.datetime.now(datetime.UTC)
+    authority = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority")])
+    usages = {
+        "ca": None,
+        "server": ExtendedKeyUsageOID.SERVER_AUTH,
+        "client": ExtendedKeyUsageOID.CLIENT_AUTH,
+    }
+    for profile, usage in usages.items():
+        key = ec.generate_private_key(ec.SECP256R1()) if usage else authority
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "rabbit1")]) if usage else issuer
+        builder = (
+            x509.CertificateBuilder(issuer, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(minutes=5))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=usage is None, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        )
+        if usage:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        signed = builder.sign(authority, hashes.SHA256())
+        encoding = serialization.Encoding.PEM
+        (folder / f"{profile}.pem").write_bytes(signed.public_bytes(encoding))
+        (folder / f"{profile}.key").write_bytes(
+            key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
     for path in folder.iterdir():
         path.chmod(0o644)  # the servers run as users of their own
 
@@ -157,6 +168,26 @@ def test_rabbitmq_starts_with_all_queues_users_and_no_plaintext_port(rabbitmq: S
     assert "guest" not in rabbitmq.call("rabbitmqctl", "-q", "list_users")
     listeners = json.loads(rabbitmq.call("rabbitmq-diagnostics", "-q", "listeners", "--formatter", "json"))
     assert {item["port"] for item in listeners["listeners"]} == {5671, 15671, 15691, 25672}
+    for port, words in ((5671, "AMQP\\x00\\x00\\x09\\x01"), (15691, "GET /metrics HTTP/1.0\\r\\n\\r\\n")):
+        answers = {name: rabbitmq.call("rabbitmqctl", "-q", "eval", shake(port, words, name)) for name in PROFILES}
+        assert "answered" in answers["client"]
+        assert {name for name, answer in answers.items() if "refused" in answer} == {"server", "none"}, answers
+
+
+PROFILES = ("client", "server", "none")
+
+
+def shake(port: int, words: str, profile: str) -> str:
+    """Return an expression of Erlang: how a port answers a client with the certificate of a profile, or with none."""
+    own = f', {{certfile, "{TLS}/{profile}.pem"}}, {{keyfile, "{TLS}/{profile}.key"}}' if profile != "none" else ""
+    options = f'[{{cacertfile, "{TLS}/ca.pem"}}, {{verify, verify_peer}}, {{active, false}}{own}]'
+    return f"""
+        Say = fun(Link) -> ssl:send(Link, "{words}"), ssl:recv(Link, 1, 5000) end,
+        case ssl:connect("127.0.0.1", {port}, {options}, 5000) of
+            {{ok, Link}} ->
+                case Say(Link) of {{ok, _}} -> answered; {{error, Reason}} -> {{refused, Reason}} end;
+            {{error, Reason}} -> {{refused, Reason}}
+        end."""
 
 
 @pytest.fixture
@@ -176,7 +207,7 @@ def redis(store: str, rendered: Path) -> Iterator[Server]:
     server.stop()
 
 
-TLS_CLIENT = ("--tls", "--cacert", f"{TLS}/ca.pem", "--cert", f"{TLS}/cert.pem", "--key", f"{TLS}/key.pem")
+TLS_CLIENT = ("--tls", "--cacert", f"{TLS}/ca.pem", "--cert", f"{TLS}/client.pem", "--key", f"{TLS}/client.key")
 
 
 def test_redis_starts_and_knows_its_users(redis: Server) -> None:
@@ -191,6 +222,8 @@ def test_redis_starts_and_knows_its_users(redis: Server) -> None:
     assert "NOPERM" in ask("monitor", "config", "get", "maxmemory")
     assert "NOPERM" in ask("monitor", "get", key)
     assert "NOAUTH" in redis.call("redis-cli", *TLS_CLIENT, "ping", check=False)
+    other = (word.replace("client", "server") for word in TLS_CLIENT)
+    assert "NOAUTH" not in redis.call("redis-cli", *other, "ping", check=False), "a server's certificate is no client's"
 
 
 def test_sentinel_starts_from_its_seed(store: str, rendered: Path) -> None:

@@ -1,7 +1,8 @@
 """``/metrics`` on a small HTTP port, from a thread that shares no lock with the rest of the process.
 
-With ``HOLDFAST_METRICS_TLS=yes`` the port speaks TLS with the files of ``HOLDFAST_TLS_*``, and answers only clients
-that show a certificate of the same authority, as Prometheus does.
+With ``HOLDFAST_METRICS_TLS=yes`` the port speaks TLS, and answers only clients that show a certificate of the authority
+in ``HOLDFAST_TLS_CA``, as Prometheus does. It shows the certificate of ``HOLDFAST_METRICS_TLS_CERT`` and ``_KEY``,
+which is for a server; without them that of ``HOLDFAST_TLS_CERT`` and ``_KEY``.
 """
 
 from __future__ import annotations
@@ -141,7 +142,11 @@ def serve_when_free(address: str, port: int, *collectors: Collector) -> None:
 
 
 def _context() -> ssl.SSLContext:
-    authority, certificate, key = (environment.required(f"HOLDFAST_TLS_{name}") for name in ("CA", "CERT", "KEY"))
+    authority = environment.required("HOLDFAST_TLS_CA")
+    certificate, key = (
+        environment.required(environment.first_set(f"HOLDFAST_METRICS_TLS_{name}", f"HOLDFAST_TLS_{name}"))
+        for name in ("CERT", "KEY")
+    )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority)
     context.load_cert_chain(certificate, key)
     context.verify_mode = ssl.CERT_REQUIRED
