@@ -123,11 +123,11 @@ def test_days_of_a_relative_schedule_are_those_of_the_zone() -> None:
 @pytest.mark.parametrize(
     ("when", "words"),
     [
-        (schedule(0.05), "0.1 s is the shortest"),
-        (schedule(0), "0.1 s is the shortest"),
-        (schedule(-5), "0.1 s is the shortest"),
-        (schedule(None), "0.1 s is the shortest"),
-        (schedule(1.5, relative=True), "not a whole number"),
+        (with_app(schedule(0.05), "UTC"), "0.1 s is the shortest"),
+        (with_app(schedule(0), "UTC"), "0.1 s is the shortest"),
+        (with_app(schedule(-5), "UTC"), "0.1 s is the shortest"),
+        (with_app(schedule(None), "UTC"), "0.1 s is the shortest"),
+        (with_app(schedule(1.5, relative=True), "UTC"), "not a whole number"),
         ("* * * * *", "is not a schedule"),
         (None, "is not a schedule"),
     ],
