@@ -13,6 +13,7 @@ from celery.exceptions import ImproperlyConfigured
 from folder_worker import Worker, free_port, wait_for
 
 from holdfast import environment
+from holdfast.audit.latest import Latest, Verdict
 from holdfast.metrics import numbers, processes, server
 from holdfast.metrics.files import CountFiles
 from holdfast.metrics.numbers import OUTCOMES
@@ -118,7 +119,8 @@ def test_a_paused_queue_says_since_when() -> None:
     assert (sample.labels, sample.value) == ({"queue": "q"}, 17.0)
 
 
-def test_beat_says_when_it_ticked_and_whether_it_holds_the_lock() -> None:
+def test_beat_says_when_it_ticked_and_whether_it_holds_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Latest, "verdict", None)
     pulse = Pulse("beat", "beat", state="standby")
     shown = {family.name: family.samples[0].value for family in PulseCollector(pulse).collect()}
     assert shown == {
@@ -128,6 +130,17 @@ def test_beat_says_when_it_ticked_and_whether_it_holds_the_lock() -> None:
     }
     pulse.enter("active")
     assert [family.samples[0].value for family in PulseCollector(pulse).collect()][1] == 1
+
+
+def test_beat_says_what_the_last_look_for_lost_tasks_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Latest, "verdict", Verdict(at=17.0, unaccounted=3, undecided=1, oldest=660.0))
+    shown = {family.name: family.samples[0].value for family in PulseCollector(Pulse("beat", "beat")).collect()}
+    assert {name: value for name, value in shown.items() if "_beat_" not in name} == {
+        "holdfast_tasks_unaccounted": 3,
+        "holdfast_tasks_undecided": 1,
+        "holdfast_audit_oldest_open_age_seconds": 660.0,
+        "holdfast_audit_last_look_timestamp_seconds": 17.0,
+    }
 
 
 def test_the_last_heartbeat_of_a_process_is_served_on_its_only_port(monkeypatch: pytest.MonkeyPatch) -> None:
