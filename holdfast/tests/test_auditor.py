@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from threading import Event
 from time import time
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 from kombu import Connection
 
+from holdfast.audit import auditor as audit_module
 from holdfast.audit import store
-from holdfast.audit.auditor import Auditor, Depths
+from holdfast.audit.auditor import Auditor, Depths, start
+from holdfast.audit.latest import Latest, Verdict
 from holdfast.audit.marks import Mark
 
 NOW = 60.0 * int(time() // 60)
@@ -141,6 +144,36 @@ def test_what_has_both_notes_is_taken_out_in_whatever_order_they_came(auditor: W
     assert sure(auditor) == (0, 0)
     assert not notes.sets[store.key(store.ACKNOWLEDGED, EARLY)] | notes.sets[store.key(store.ENDED, EARLY)]
     assert not notes.sorted[store.BUCKETS], "the bucket is forgotten"
+
+
+def test_a_minute_that_is_no_number_hides_nothing(auditor: Watched, notes: Notes) -> None:
+    """Whoever may add notes may add this."""
+    notes.note(store.ACKNOWLEDGED, *tasks(1))
+    notes.sorted[store.BUCKETS]["soon"] = 0.0
+    assert sure(auditor) == (1, 0)
+
+
+def test_a_look_that_fails_does_not_end_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    done = Event()
+
+    def look(_: Auditor) -> Verdict:
+        looks.append(time())
+        if len(looks) == 1:
+            raise TypeError("a note of an unknown kind")
+        done.set()
+        return Verdict(at=17.0, unaccounted=0, undecided=0, oldest=0.0)
+
+    def active() -> bool:
+        if done.is_set():
+            Event().wait()  # the thread has nothing left to do
+        return True
+
+    monkeypatch.setattr(Latest, "verdict", None)
+    monkeypatch.setattr(Auditor, "look", look)
+    monkeypatch.setattr(audit_module, "share", lambda _: 1.0)
+    start(SimpleNamespace(conf={"holdfast_audit_after": 0.1}), Notes, active)  # type: ignore[arg-type]  # all it asks
+    assert done.wait(30), "it looked again"
 
 
 def test_what_nobody_ended_is_counted_named_and_stays(

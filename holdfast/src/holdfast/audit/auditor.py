@@ -13,11 +13,10 @@ from threading import Thread
 from time import sleep, time
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import AMQPError, NotFound
+from amqp.exceptions import NotFound
 from celery.states import READY_STATES
 from celery.utils.log import get_logger
-from kombu.exceptions import DecodeError, OperationalError
-from redis.exceptions import RedisError
+from kombu.exceptions import DecodeError
 
 from holdfast.audit import share, store
 from holdfast.audit.latest import Latest, Verdict
@@ -81,7 +80,8 @@ class Auditor:
             AMQPError: likewise.
         """
         now = time() if now is None else now
-        minutes = [int(minute) for minute in self.client.zrangebyscore(store.BUCKETS, "-inf", now // 60)]
+        listed = self.client.zrangebyscore(store.BUCKETS, "-inf", now // 60)
+        minutes = [int(minute) for minute in listed if minute.isdecimal()]  # whoever may add notes may add anything
         left = self._compare(minutes, now)
         self._forget([minute for minute in minutes if not left[minute] and now - _end(minute) > self.after + SETTLE])
         waiting = [minute for minute in minutes if left[minute]]
@@ -241,7 +241,7 @@ def start(app: Celery, client: Callable[[], Any], active: Callable[[], bool]) ->
                 continue
             try:
                 Latest.verdict = auditor.look()
-            except (RedisError, OperationalError, AMQPError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - one bad note must not end the audit
                 logger.warning("audit: the notes cannot be compared now: %r", error)
 
     Thread(target=run, name="audit", daemon=True).start()

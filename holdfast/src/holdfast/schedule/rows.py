@@ -50,7 +50,7 @@ class Moment(BaseSchedule):
         """The last instant before the tick, from which it counts however late it is seen."""
         return self.at - MOMENT
 
-    def remaining_estimate(self, last_run_at: datetime) -> timedelta | None:  # type: ignore[override]
+    def remaining_estimate(self, last_run_at: datetime) -> timedelta | None:  # type: ignore[override]  # or None
         """Return the time from the last tick to this one; None when this was the last."""
         return None if last_run_at >= self.at else self.at - last_run_at
 
