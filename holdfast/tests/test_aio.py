@@ -282,7 +282,7 @@ def test_what_is_known_of_each_message_outlives_the_deadline_of_its_part() -> No
         session.ack(tag) if tag < 5 else session.nack(tag)
 
     with scripted(script) as (app, add, (node,)):
-        publisher.publisher_of(app).fallback = lambda _: release.wait(30)  # type: ignore[assignment]
+        publisher.publisher_of(app).fallback = lambda _: release.wait(30)  # type: ignore[assignment]  # a fake
 
         async def run() -> tuple[list[Any], list[Any]]:
             await aio.apply_async(add, (9,), task_id="id-0009")  # connects: the deadline below is for publishing alone
@@ -506,7 +506,7 @@ class TestGet:
             result = app.AsyncResult("some-id")
             asked = threading.Event()
             ready = result.ready
-            result.ready = lambda: (ready(), asked.set())[0]  # type: ignore[method-assign, func-returns-value]
+            result.ready = lambda: (ready(), asked.set())[0]  # type: ignore[method-assign, func-returns-value]  # fake
             waiting = asyncio.create_task(aio.get(result, 20))
             await until(asked.is_set)
             app.backend.store_result("some-id", 42, "SUCCESS")
@@ -535,7 +535,7 @@ class TestGet:
         app = app_of("memory://")
         release = threading.Event()
         result = app.AsyncResult("some-id")
-        result.ready = lambda: release.wait(30)  # type: ignore[method-assign]
+        result.ready = lambda: release.wait(30)  # type: ignore[method-assign]  # a fake
 
         async def run() -> float:
             async with recorded() as stall:

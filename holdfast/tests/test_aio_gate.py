@@ -55,7 +55,7 @@ def test_who_is_cancelled_or_late_takes_nobodys_turn() -> None:
         gone = [asyncio.create_task(gate.enter(until)) for _ in range(ROUND)]
         late = asyncio.create_task(gate.enter(0.0))
         last = [asyncio.create_task(gate.enter(until)) for _ in range(ROUND)]
-        gate._next_round = lambda: None  # type: ignore[method-assign]
+        gate._next_round = lambda: None  # type: ignore[method-assign]  # no round comes
         await asyncio.sleep(0)
         for one in gone:
             one.cancel()
@@ -91,7 +91,7 @@ def test_a_publish_that_waits_for_its_turn_is_never_sent_when_it_ends_before() -
 
         async def run() -> tuple[TimedOut, BaseException]:
             await aio.delay(add, 0)
-            gate_here()._next_round = lambda: None  # type: ignore[method-assign]
+            gate_here()._next_round = lambda: None  # type: ignore[method-assign]  # no round comes
             before = [asyncio.create_task(aio.delay(add, n)) for n in range(ROUND)]
             late = asyncio.create_task(aio.apply_async(add, (98,), task_id="id-0098", deadline=0.1))
             cancelled = asyncio.create_task(aio.apply_async(add, (99,), task_id="id-0099"))

@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
+def for_django(engine: Engine) -> dict[str, object]:
+    """Return the database of an engine as Django's setting ``DATABASES`` describes it."""
+    url = engine.url
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": url.database,
+        "USER": url.username,
+        "PASSWORD": url.password,
+        "HOST": url.host,
+        "PORT": url.port or "",
+        "OPTIONS": {"options": url.query["options"]},
+    }
+
+
 @contextmanager
 def scratch_schema(settings: Mapping[str, str]) -> Iterator[Engine]:
     """Open an engine whose tables live in a new schema, which is dropped in the end."""

@@ -22,6 +22,7 @@ from sqlalchemy import column, select, table
 
 from ..commands import ROOT
 from ..tutorials import environment, run, take_back
+from .postgres import for_django
 from .servers import free_ports
 from .stack import wait_until
 
@@ -262,15 +263,4 @@ class Shop:
 
     def _database(self) -> str:
         """Return the database as Django's settings name it."""
-        url = self.engine.url
-        return json.dumps(
-            {
-                "ENGINE": "django.db.backends.postgresql",
-                "NAME": url.database,
-                "USER": url.username,
-                "PASSWORD": url.password,
-                "HOST": url.host,
-                "PORT": url.port or "",
-                "OPTIONS": {"options": url.query["options"]},
-            }
-        )
+        return json.dumps(for_django(self.engine))

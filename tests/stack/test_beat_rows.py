@@ -12,9 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import make_url
 
-from .postgres import scratch_schema
+from .postgres import for_django, scratch_schema
 from .rig import APPS
 from .stack import wait_until
 
@@ -75,20 +74,8 @@ class Rows:
 
 @pytest.fixture
 def rows(rig: Rig, stack: Stack) -> Iterator[Rows]:
-    url = make_url(stack.settings["WEBHOOKS_DATABASE_URL"])
     with scratch_schema(stack.settings) as engine:
-        yield Rows(
-            rig,
-            {
-                "ENGINE": "django.db.backends.postgresql",
-                "NAME": url.database,
-                "USER": url.username,
-                "PASSWORD": url.password,
-                "HOST": url.host,
-                "PORT": url.port or "",
-                "OPTIONS": {"options": engine.url.query["options"]},
-            },
-        )
+        yield Rows(rig, for_django(engine))
 
 
 def instants(entry: str, *beats: Process) -> list[datetime]:

@@ -38,6 +38,14 @@ def test_a_message_that_cannot_run_is_dead_lettered_and_the_worker_goes_on(rig: 
     assert rig.runs("echo") == {"after": 1}
 
 
+def test_a_task_in_pickle_is_dead_lettered(rig: Rig) -> None:
+    with rig.worker() as worker:
+        rig.call('echo.apply_async((1,), serializer="pickle")')
+        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "it is in the dead-letter queue", 30)
+        assert worker.alive
+    assert rig.lines("echo") == []
+
+
 def test_stock_celery_acknowledges_what_it_cannot_read(rig: Rig) -> None:
     with rig.worker(STOCK="1") as worker:
         rig.publish(*UNRUNNABLE["body is no JSON"])
