@@ -291,7 +291,7 @@ def unknown_broker(subject: Subject) -> str | None:
     "HF121-broker-not-set",
     Severity.ADVICE,
     loss="the findings are about RabbitMQ on this machine, Celery's default, and not about the broker of production",
-    fix="run the doctor with the environment of production (behind Holdfast HOLDFAST_BROKER_URL), or set broker_url",
+    fix="run the doctor with the environment of production (with Holdfast: load app.env first), or set broker_url",
 )
 def broker_not_set(subject: Subject) -> str | None:
     return None if subject.get("broker_write_url") else "broker_url is not set here"
