@@ -57,16 +57,23 @@ logged() {
 }
 
 # beside NAME COMMAND MAIN: runs MAIN, and COMMAND beside it with its output in build/logs/NAME.log, and then shows the end
-# of this log. Both run to their end, and either may fail the whole.
+# of this log. Both run to their end, and either may fail the whole; the last lines then name the tests that failed, because
+# the end is what people and CI look at.
 beside() {
-  local status=0 other
+  local logs=$root/build/logs main_status=0 other_status=0 other
+  mkdir -p "$logs"
   logged "$1" "$2" &
   other=$!
-  "$3" || status=$?
-  say "$3 ended with $status; waiting for what runs beside it"
-  wait "$other" || return # with the end of its log shown
-  tail -n 30 "$root/build/logs/$1.log"
-  return "$status"
+  "$3" 2>&1 | tee "$logs/$3.log" || main_status=$?
+  say "$3 ended with $main_status; waiting for what runs beside it"
+  wait "$other" || other_status=$? # with the end of its log shown
+  if ((main_status == 0 && other_status == 0)); then
+    tail -n 30 "$logs/$1.log"
+    return
+  fi
+  step "Failed: $3 ended with $main_status (build/logs/$3.log), $2 with $other_status (build/logs/$1.log)"
+  grep -hE '^(FAILED|ERROR) ' "$logs/$3.log" "$logs/$1.log" || say "no test by name: read the two logs"
+  return "$((main_status ? main_status : other_status))"
 }
 
 # at_least FOUND NEEDED: compares versions; what follows + - or ~ is a distribution's own number.
