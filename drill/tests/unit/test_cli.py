@@ -8,7 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from drill.cli import main
+from drill.cli.show import Lines
 from drill.judge import checker
+from drill.run.drill import Progress
 from drill.targets import Target, TargetError
 
 if TYPE_CHECKING:
@@ -45,3 +47,21 @@ def test_a_target_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 def test_a_fault_that_does_not_exist_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--build", str(tmp_path), "run", "broker-flood"])
     assert "There is no fault broker-flood." in result.output
+
+
+def test_a_log_gets_one_line_for_each_step(capsys: pytest.CaptureFixture[str]) -> None:
+    show, progress = Lines(8), Progress()
+    for phase, fault, acknowledged in [
+        ("calm", "", 90),
+        ("breaking rabbit1", "1-power-all", 100),
+        ("breaking rabbit1", "1-power-all", 103),
+        ("draining: 7 ready", "", 104),
+        ("draining: 3 ready", "", 104),
+    ]:
+        progress.phase, progress.fault, progress.acknowledged = phase, fault, acknowledged
+        show(progress)
+    assert capsys.readouterr().err.splitlines() == [
+        "0 of 8 faults, 90 acknowledged: calm",
+        "0 of 8 faults, 100 acknowledged: 1-power-all: breaking rabbit1",
+        "0 of 8 faults, 104 acknowledged: draining",
+    ]

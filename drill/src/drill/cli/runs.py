@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from drill.cli.group import known, main, on_target
-from drill.cli.show import print_verdict, view
+from drill.cli.show import Lines, print_verdict, view
 from drill.faults import REGISTRY
 from drill.faults.journal import heal_everything
 from drill.judge import checker
@@ -29,7 +29,7 @@ from drill.run.drill import Drill, Options, judge
 from drill.targets import TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from drill.cli.places import Places
     from drill.judge.checker import Verdict
@@ -184,7 +184,7 @@ def _execute(
         options: what the user chose.
         faults: their names; those of a list are left out where the target has no node for them.
         plan: what the drill will break, in words; the list itself if empty.
-        live: show the progress in place, which leaves the terminal to nobody else.
+        live: show the progress in place on a terminal, which leaves it to nobody else.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # heals on the way out, as Ctrl-C does
 
@@ -201,10 +201,11 @@ def _execute(
                 journal.heal(stack)
             console.print(f"Target: {stack.target.name}. Seed {options.seed}, {options.rate:g} tasks a second.")
             console.print(f"This will break, one after the other: {plan or ', '.join(faults) or 'nothing'}.")
-            moving = screen.enter_context(Live(console=console, refresh_per_second=4)) if live else None
+            show: Callable[[Progress], None] = Lines(total)
+            if live and console.is_terminal:
+                moving = screen.enter_context(Live(console=console, refresh_per_second=4))
 
-            def show(progress: Progress) -> None:
-                if moving:
+                def show(progress: Progress) -> None:
                     moving.update(view(progress, total))
 
             drill = Drill(stack, options, places.ledgers, journal, show, annotations=places.annotations())

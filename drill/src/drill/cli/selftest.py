@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drill.cli.group import known, main
+from drill.cli.show import Lines
 from drill.faults import REGISTRY
 from drill.judge import checker
 from drill.selftest import set_up
@@ -156,6 +157,7 @@ def set_up_(
             rate=rate,
             calm=calm,
             spare_folder=_spare_folder(places),
+            show=Lines(len(faults)) if len(faults) > 1 else lambda _: None,  # one fault is announced by the caller
         )
     click.echo(folder)
 

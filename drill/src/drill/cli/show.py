@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import click
 from rich.console import Console
 from rich.table import Table
 
@@ -24,6 +25,28 @@ def view(progress: Progress, total: int) -> Table:
     table.add_row("published", f"{progress.acknowledged} acknowledged, {progress.failed} failed")
     table.add_row("queues", progress.depth or "empty")
     return table
+
+
+class Lines:
+    """Says in one line each what a run does now: for a log, where nothing can be shown in place.
+
+    Args:
+        total: number of faults, 0 when it is open.
+    """
+
+    def __init__(self, total: int = 0) -> None:
+        self._of = f" of {total}" if total else ""
+        self._last = ("", "")
+
+    def __call__(self, progress: Progress) -> None:
+        """Print the progress to stderr if the run has come to another step."""
+        step = progress.phase.partition(":")[0]  # what follows is a count that changes all the time
+        if (progress.fault, step) != self._last:
+            self._last = (progress.fault, step)
+            fault = f"{progress.fault}: " if progress.fault else ""
+            click.echo(
+                f"{progress.done}{self._of} faults, {progress.acknowledged} acknowledged: {fault}{step}", err=True
+            )
 
 
 def print_verdict(verdict: Verdict, folder: Path) -> None:

@@ -17,9 +17,11 @@ from drill.targets.local import LocalWorkers
 from drill.targets.stack import STACK, RedisBrokerStack, Stack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from drill.faults.journal import Journal
+    from drill.run.drill import Progress
 
 TOPOLOGY = ROOT / "compose/config/rabbitmq/definitions/10-topology.json"
 VARIANT = "drill.selftest.variants"  # module of the application that the environment chooses
@@ -37,6 +39,7 @@ def execute(
     rate: float | None = None,
     calm: float | None = None,
     spare_folder: Path,
+    show: Callable[[Progress], None],
 ) -> Path:
     """Run a set-up with workers of its own; the environment is that of its application already.
 
@@ -51,6 +54,7 @@ def execute(
         rate: tasks per second, in place of the set-up's.
         calm: seconds of load before and after each fault, in place of the set-up's.
         spare_folder: with the files of its own servers.
+        show: told about progress.
 
     Returns:
         The folder of its report.
@@ -82,7 +86,7 @@ def execute(
             kind = RedisBrokerStack if mutant.redis_broker else Stack
             stack = kind(place, logins.password, application.make(mutant))
             stack.rules = STACK  # one yardstick for all: a mutant must not loosen its own bounds
-            drill = Drill(stack, options, ledgers, journal, lambda _: None)
+            drill = Drill(stack, options, ledgers, journal, show)
             drill.execute(faults or scenario.faults)
     finally:
         if "rabbit1" not in own:  # brokers of its own go as a whole
