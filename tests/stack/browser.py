@@ -37,7 +37,7 @@ class Browser:
         """Return the document at ``address`` as the scripts have left it."""
         # a profile for each visit: with what the last one has cached, a page with a login may never be done
         own = f"--user-data-dir={mkdtemp(dir=self.profile)}"
-        done = subprocess.run([*self.command, own, address], capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run([*self.command, own, address], capture_output=True, text=True, timeout=90, check=True)
         return done.stdout
 
     def wait_for(self, address: str, *words: str) -> None:
@@ -49,4 +49,4 @@ class Browser:
                 raise ValueError(f"{missing} not on the page")
             return True
 
-        wait_until(seen, f"{words} on the page", 40)
+        wait_until(seen, f"{words} on the page", 240)

@@ -12,7 +12,7 @@ from .browser import Browser
 from .hook import Hook
 from .rig import Rig
 from .servers import own_rig, servers
-from .stack import Stack, read_settings
+from .stack import Stack, read_settings, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +47,9 @@ def hook(stack: Stack, tmp_path: Path) -> Hook:
 def rig(stack: Stack, tmp_path: Path) -> Iterator[Rig]:
     """A scratch queue on the cluster, for workers of the test's own."""
     rig = Rig(stack, tmp_path)
-    rig.declare()
+    wait_until(rig.together, "the brokers have healed after the test before")
     try:
+        rig.declare()
         yield rig
     finally:
         rig.remove()

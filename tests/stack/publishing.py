@@ -46,8 +46,7 @@ def make_app(rig: Rig, *nodes: str, **changes: Any) -> Celery:
         task_create_missing_queues=False,
         task_routes=(routing.Router(rig.queue),),
         task_ignore_result=True,
-        holdfast_publish_attempt=3.0,
-        **changes,
+        **{"holdfast_publish_attempt": 3.0, **changes},
     )
     install(app)
 
@@ -154,19 +153,20 @@ def cut_off(rig: Rig, node: str) -> Iterator[None]:
     peers = [rig.stack.address(other) for other in NODES if other != node]
     rules = [(chain, side, peer) for peer in peers for chain, side in (("INPUT", "-s"), ("OUTPUT", "-d"))]
 
-    def change(what: str) -> None:
+    def change(what: str, *, check: bool) -> None:
         for chain, side, peer in rules:
-            rig.stack.run("nsenter", "-t", str(pid), "-n", "iptables", what, chain, side, peer, "-j", "DROP")
+            command = ("nsenter", "-t", str(pid), "-n", "iptables", what, chain, side, peer, "-j", "DROP")
+            rig.stack.run(*command, check=check)
 
-    change("-A")
     try:
+        change("-A", check=True)
         yield
     finally:
-        change("-D")
+        change("-D", check=False)  # of what an error has kept from being added
         whole(rig)
 
 
-def whole(rig: Rig, deadline: float = 120) -> None:
+def whole(rig: Rig, deadline: float = 240) -> None:
     """Wait until all nodes run and every member of the scratch queue is online."""
 
     def complete() -> bool:
@@ -182,14 +182,21 @@ def leader(rig: Rig) -> str:
 
 
 def stored(rig: Rig) -> list[str]:
-    """Take every message out of the scratch queue and return their task ids."""
+    """Take every message out of the scratch queue and return their task ids, those of copies too."""
     found: list[str] = []
     with Connection(urls(rig, NODES[0])) as connection:
         channel = connection.channel()
-        channel.basic_consume(
-            rig.queue, no_ack=True, callback=lambda message: found.append(message.properties["correlation_id"])
-        )
-        with contextlib.suppress(TimeoutError):
-            while True:
-                connection.drain_events(timeout=2)
+
+        def take(message: Any) -> None:
+            found.append(message.properties["correlation_id"])
+            channel.basic_ack(message.delivery_tag)
+
+        def empty() -> bool:
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    connection.drain_events(timeout=1)
+            return rig.depth() == (0, 0)
+
+        channel.basic_consume(rig.queue, callback=take)
+        wait_until(empty, "all are taken out")
     return found

@@ -14,15 +14,18 @@ import uuid
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from holdfast import pulse
 from holdfast.environment import split_urls
 
-from .stack import Stack, made, password, wait_until
+from .stack import DEADLINE, Stack, made, password, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +97,13 @@ class Rig:
             {"Authorization": f"Basic {login}"},
             method=method,
         )
-        with urlopen(request, timeout=15) as answer:  # noqa: S310 - always http
+        with urlopen(request, timeout=60) as answer:  # noqa: S310 - always http
             content = answer.read()
         return json.loads(content) if content else None
+
+    def together(self) -> bool:
+        """Tell whether every broker runs and is connected with the others."""
+        return [node["running"] for node in self.api("GET", "nodes?columns=running")] == [True] * 3
 
     def declare(self, **policy: object) -> None:
         """Declare exchange, queues, bindings and policy as the definitions do for a task queue."""
@@ -137,7 +144,16 @@ class Rig:
             f"exchanges/{VHOST}/{self.dead}",
             f"bindings/{VHOST}/e/celery_delayed_delivery/e/tasks/{key}",
         ):
+            wait_until(partial(self._without, path), f"{path} is gone")
+
+    def _without(self, path: str) -> bool:
+        """Delete something that may be gone already: an attempt whose answer was late."""
+        try:
             self.api("DELETE", path)
+        except HTTPError as error:
+            if error.code != HTTPStatus.NOT_FOUND:
+                raise
+        return True
 
     def publish(self, body: str, headers: dict[str, Any], **properties: Any) -> None:
         """Publish a raw message to the scratch queue."""
@@ -155,9 +171,8 @@ class Rig:
         return answer
 
     def depth(self, queue: str | None = None) -> tuple[int, int]:
-        """Return how many messages are ready and unacknowledged, asked from the queue itself, not from statistics."""
-        row = self.stack.queue(queue or self.queue, "messages_ready", "messages_unacknowledged")
-        return int(row["messages_ready"]), int(row["messages_unacknowledged"])
+        """Return how many messages wait, held back ones too, and how many are at work."""
+        return self.stack.depth(queue or self.queue)
 
     # -- faults, undone at the end of the block
 
@@ -165,11 +180,16 @@ class Rig:
     def disk_alarm(self, node: str = "rabbit1") -> Iterator[None]:
         """Block every publisher of the cluster."""
         limit = self.stack.rabbitmqctl("status", node=node)["disk_free_limit"]
-        self.stack.inside(node, "rabbitmqctl", "-q", "set_disk_free_limit", str(10**15))
+
+        def need(size: int) -> bool:
+            self.stack.inside(node, "rabbitmqctl", "-q", "set_disk_free_limit", str(size))
+            return True
+
         try:
+            need(10**15)
             yield
         finally:
-            self.stack.inside(node, "rabbitmqctl", "-q", "set_disk_free_limit", str(limit))
+            wait_until(partial(need, limit), f"{node} needs no more disk than before")
 
     @contextmanager
     def paused(self, *services: str) -> Iterator[None]:
@@ -228,7 +248,7 @@ class Rig:
             **extra,
         }
 
-    def call(self, code: str, seconds: float = 90, **extra: str) -> str:
+    def call(self, code: str, seconds: float = 240, **extra: str) -> str:
         """Run Python code with the scratch application and return what it printed."""
         done = subprocess.run(
             [sys.executable, "-c", f"from scratch import *\n{code}"],
@@ -252,7 +272,7 @@ class Rig:
         options = ("worker", "-n", name, "-c", str(concurrency), "--loglevel", "INFO")
         with self.process(*options, **extra) as process:
             if ready:
-                process.wait_for("ready.", 40)
+                process.wait_for("ready.")
             yield process
 
     def heartbeats(self) -> list[Pulse]:
@@ -269,8 +289,8 @@ class Rig:
         """Count the executions of a step by its argument."""
         return Counter(line[1] for line in self.lines(step))
 
-    def drained(self, deadline: float = 60) -> None:
-        """Wait until the scratch queue has been empty for 3 s: a message held back for 2 s is in none of its counts."""
+    def drained(self, deadline: float = DEADLINE) -> None:
+        """Wait until the scratch queue has been empty for 3 s: a retry after a second is in another one meanwhile."""
         since: list[float] = []
 
         def empty() -> bool:
@@ -312,7 +332,7 @@ class Process:
         """Return the address of the broker that it consumes from; its events may go to another one."""
         return str(re.findall(r"Connected to amqps?://\S*@([\d.]+):", self.text)[-1])
 
-    def wait_for(self, words: str, deadline: float = 30, times: int = 1) -> None:
+    def wait_for(self, words: str, deadline: float = DEADLINE, times: int = 1) -> None:
         """Wait until the log contains ``words`` so many times."""
         try:
             wait_until(lambda: self.text.count(words) >= times or not self.alive, f"{words!r} in the log", deadline)
@@ -327,4 +347,4 @@ class Process:
                 os.killpg(self.child.pid, number)
             except ProcessLookupError:
                 break
-        self.child.wait(20)
+        self.child.wait(DEADLINE)

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 from functools import cache, partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +22,29 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = os.environ.get("COMPOSE_PROJECT_NAME", "holdfast")
 POLL_SECONDS = 0.25
+DEADLINE = 120.0  # seconds: how long something takes says how busy the machine is; only a promise has another one
 ADDRESS = os.environ.get("HOLDFAST_ADDRESS", "127.0.0.1")
 PROMETHEUS = f"http://{ADDRESS}:9090"
 ALERTMANAGER = f"http://{ADDRESS}:9093"
+DEPTH = """
+{ok, Queue} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"holdfast">>, queue, <<"%s">>)),
+{ok, {_, #{num_messages := All, num_checked_out := AtWork}}, _} =
+    ra:leader_query(amqqueue:get_pid(Queue), {rabbit_fifo, overview, []}),
+[All - AtWork, AtWork].
+"""
 
 
-def wait_until[T](probe: Callable[[], T | None], what: str, deadline: float = 60) -> T:
-    """Return the first true answer of ``probe``; fail with ``what`` and its last answer after ``deadline`` seconds."""
+def wait_until[T](probe: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
+    """Return the first true answer of ``probe``; fail with ``what`` and its last answer after ``deadline`` seconds.
+
+    An answer that is not there yet, or that does not come in time, is no answer: it is asked again.
+    """
     end = time.monotonic() + deadline
     answer: object = None
     while time.monotonic() < end:
         try:
             value = probe()
-        except (OSError, ValueError, subprocess.CalledProcessError, CommandFailedError) as error:
+        except NO_ANSWER as error:
             answer = error
         else:
             if value:
@@ -47,17 +58,20 @@ class CommandFailedError(Exception):
     """A command of the stack ended with an error; the text is what it printed."""
 
 
+NO_ANSWER = OSError, ValueError, LookupError, HTTPException, subprocess.SubprocessError, CommandFailedError
+
+
 @dataclass(frozen=True)
 class Stack:
     """Commands against the compose project; every one is bounded in time."""
 
     settings: Mapping[str, str] = field(repr=False)  # holds passwords
 
-    def run(self, *command: str, seconds: float = 60, check: bool = True) -> str:
+    def run(self, *command: str, seconds: float = DEADLINE, check: bool = True) -> str:
         """Run a command on the host and return what it printed."""
         return subprocess.run(command, check=check, timeout=seconds, text=True, capture_output=True).stdout.strip()
 
-    def compose(self, *arguments: str, seconds: float = 180, check: bool = True) -> str:
+    def compose(self, *arguments: str, seconds: float = 300, check: bool = True) -> str:
         """Run a docker compose command on the project."""
         return self.run("docker", "compose", "-f", str(ROOT / "compose.yaml"), *arguments, seconds=seconds, check=check)
 
@@ -69,7 +83,7 @@ class Stack:
             "--filter", "label=com.docker.compose.oneoff=False",
         )  # fmt: skip
 
-    def inside(self, service: str, *command: str, seconds: float = 60, check: bool = True) -> str:
+    def inside(self, service: str, *command: str, seconds: float = DEADLINE, check: bool = True) -> str:
         """Run a command in the container of ``service``."""
         return self.run("docker", "exec", self.container(service), *command, seconds=seconds, check=check)
 
@@ -85,14 +99,16 @@ class Stack:
         state = self.state(service)
         return bool(state["Running"]) and state.get("Health", {}).get("Status", "healthy") == "healthy"
 
-    def wait_healthy(self, *services: str, deadline: float = 120) -> None:
+    def wait_healthy(self, *services: str, deadline: float = DEADLINE) -> None:
         """Wait until every named service is green."""
         for service in services:
             wait_until(partial(self.healthy, service), f"{service} is healthy", deadline)
 
     def kill(self, service: str, sig: signal.Signals = signal.SIGKILL) -> None:
         """Signal the main process from outside: unlike ``docker kill`` this leaves the restart policy in force."""
-        os.kill(int(self.state(service)["Pid"]), sig)
+        # 0 while it is being started: the group of this very process
+        pid = wait_until(lambda: int(self.state(service)["Pid"]), f"{service} has a process")
+        os.kill(pid, sig)
 
     def pool_children(self, service: str) -> list[int]:
         """Return the host process ids of the Celery pool children in the container."""
@@ -106,7 +122,7 @@ class Stack:
         """Run the sample application's command on the host, against the stack."""
         return self._tool("webhooks", *arguments, seconds=seconds, check=check)
 
-    def holdfast(self, *arguments: str, seconds: float = 60, check: bool = True) -> str:
+    def holdfast(self, *arguments: str, seconds: float = DEADLINE, check: bool = True) -> str:
         """Run the layer's command on the host, against the stack."""
         return self._tool("holdfast", *arguments, seconds=seconds, check=check)
 
@@ -116,7 +132,7 @@ class Stack:
 
     def result(self, task_id: str) -> str:
         """Return the stored result of a task as ``celery result`` prints it."""
-        return self._tool("celery", "-A", "webhooks.app", "result", task_id, seconds=60)
+        return self._tool("celery", "-A", "webhooks.app", "result", task_id, seconds=DEADLINE)
 
     def _tool(self, tool: str, *arguments: str, seconds: float, check: bool = True) -> str:
         done = subprocess.run(
@@ -141,10 +157,21 @@ class Stack:
                 return row
         raise ValueError(f"{node} does not list the queue {name}")
 
+    def depth(self, name: str, node: str = "rabbit1") -> tuple[int, int]:
+        """Return how many messages of a quorum queue wait, held back or about to be dead ones too, and are at work.
+
+        Asked from its leader: the counts of ``list_queues`` and of the management API are up to 5 s old.
+        """
+        waiting, at_work = json.loads(self.inside(node, "rabbitmqctl", "-q", "eval", DEPTH % name))
+        return waiting, at_work
+
     def redis_primary(self) -> str:
         """Return the service name of the Redis that Sentinel calls primary now."""
         address = self.sentinel("get-master-addr-by-name", "results")[0]
-        return next(name for name in ("redis1", "redis2", "redis3") if self.address(name) == address)
+        for name in ("redis1", "redis2", "redis3"):
+            if self.address(name) == address:
+                return name
+        raise ValueError(f"sentinel1 names {address} as the primary, which is no node of this stack")
 
     def sentinel(self, *command: str, service: str = "sentinel1") -> list[str]:
         """Run a SENTINEL command as the application's user and return its lines."""
@@ -192,7 +219,7 @@ def read_settings() -> dict[str, str]:
     return found
 
 
-def http_json(url: str, body: object = None, seconds: float = 10, headers: Mapping[str, str] | None = None) -> Any:
+def http_json(url: str, body: object = None, seconds: float = 30, headers: Mapping[str, str] | None = None) -> Any:
     """GET a JSON document, or POST ``body`` as JSON and return the answer; None for an answer without one."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", **(headers or {})}

@@ -60,4 +60,4 @@ def test_a_task_and_its_delayed_retry_belong_to_the_publishers_trace(
     with rig.worker(HOLDFAST_TRACING="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_BSP_SCHEDULE_DELAY="200"):
         trace_id = rig.call(PUBLISH)
         expected = [(trace_id, "apply_async/scratch.again"), *[(trace_id, "run/scratch.again")] * 2]
-        wait_until(lambda: sorted(received) == expected, "both runs and the retry are received", 30)
+        wait_until(lambda: sorted(received) == expected, "both runs and the retry are received")

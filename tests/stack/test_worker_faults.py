@@ -28,7 +28,7 @@ def test_during_an_alarm_a_worker_with_events_drains_its_queue_and_what_follows_
             worker.wait_for(f"{reason} not accepted", 60)
         assert [beat.problems() for beat in rig.heartbeats()] == [[]]
         assert rig.depth(rig.dead) == (0, 0)
-        worker.wait_for("Events and replies pause", 20)
+        worker.wait_for("Events and replies pause")
     with rig.worker():
         rig.drained()
     assert set(rig.runs("total")) == {"3", "2"}
@@ -38,7 +38,7 @@ def test_during_an_alarm_a_worker_with_events_drains_its_queue_and_what_follows_
 def test_stock_celery_does_not_consume_during_an_alarm(rig: Rig) -> None:
     rig.call("[echo.delay(n) for n in range(20)]")
     with rig.disk_alarm(), rig.worker(STOCK="1", ready=False) as worker:
-        worker.wait_for("Connected to amqp", 30)
+        worker.wait_for("Connected to amqp")
         with pytest.raises(AssertionError, match="not within 20 s"):
             wait_until(lambda: rig.runs("end"), "a task runs", 20)
 
@@ -46,15 +46,15 @@ def test_stock_celery_does_not_consume_during_an_alarm(rig: Rig) -> None:
 def test_a_killed_child_and_a_killed_worker_lose_nothing(rig: Rig) -> None:
     with rig.worker() as first:
         rig.call("echo.delay('child', 5)")
-        wait_until(lambda: rig.runs("echo") == {"child": 1}, "it runs", 20)
+        wait_until(lambda: rig.runs("echo") == {"child": 1}, "it runs")
         os.kill(int(rig.lines("echo")[0][3]), signal.SIGKILL)
-        wait_until(lambda: rig.runs("end") == {"child": 1}, "it runs again", 30)
+        wait_until(lambda: rig.runs("end") == {"child": 1}, "it runs again")
         rig.drained()
         rig.call("echo.delay('parent', 5)")
-        wait_until(lambda: rig.runs("echo")["parent"] == 1, "it runs", 20)
+        wait_until(lambda: rig.runs("echo")["parent"] == 1, "it runs")
         first.end()
     with rig.worker():
-        wait_until(lambda: rig.runs("end") == {"child": 1, "parent": 1}, "another worker runs it again", 40)
+        wait_until(lambda: rig.runs("end") == {"child": 1, "parent": 1}, "another worker runs it again")
         rig.drained()
     assert rig.depth(rig.dead) == (0, 0)
 
@@ -63,7 +63,7 @@ def test_a_worker_survives_the_restart_of_all_brokers(rig: Rig) -> None:
     brokers = ("rabbit1", "rabbit2", "rabbit3")
     with rig.worker() as worker:
         rig.call("echo.delay('before', 600)")
-        wait_until(lambda: rig.runs("echo") == {"before": 1}, "a task runs", 20)
+        wait_until(lambda: rig.runs("echo") == {"before": 1}, "a task runs")
         rig.call("[echo.delay(n) for n in range(50)]")
         for broker in brokers:
             rig.stack.kill(broker)
@@ -93,10 +93,10 @@ def test_a_consumer_timeout_does_not_stop_the_worker(rig: Rig) -> None:
     rig.declare(consumer_timeout=10_000, delivery_limit=1)
     with rig.worker(concurrency=2) as worker:
         rig.call("echo.apply_async(args=('long', 100), task_id='long')")
-        wait_until(lambda: rig.runs("echo")["long"] == 1, "the long task runs", 20)
+        wait_until(lambda: rig.runs("echo")["long"] == 1, "the long task runs")
         wait_until(lambda: rig.runs("echo")["long"] == 2, "the broker takes it away and hands it out again", 150)
         rig.call("echo.delay('short')")
-        wait_until(lambda: rig.runs("end") == {"short": 1}, "the worker consumes again", 30)
+        wait_until(lambda: rig.runs("end") == {"short": 1}, "the worker consumes again")
         assert worker.alive
 
 

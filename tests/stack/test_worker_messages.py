@@ -31,9 +31,9 @@ def test_a_message_that_cannot_run_is_dead_lettered_and_the_worker_goes_on(rig: 
     with rig.worker() as worker:
         for body, headers in UNRUNNABLE.values():
             rig.publish(body, headers)
-        wait_until(lambda: rig.depth(rig.dead) == (len(UNRUNNABLE), 0), "all are in the dead-letter queue", 30)
+        wait_until(lambda: rig.depth(rig.dead) == (len(UNRUNNABLE), 0), "all are in the dead-letter queue")
         rig.publish('[["after"], {}, {}]', {"id": "after", "task": "scratch.echo"})
-        wait_until(lambda: rig.runs("end") == {"after": 1}, "a good task runs", 20)
+        wait_until(lambda: rig.runs("end") == {"after": 1}, "a good task runs")
         assert worker.alive
     assert rig.runs("echo") == {"after": 1}
 
@@ -41,7 +41,7 @@ def test_a_message_that_cannot_run_is_dead_lettered_and_the_worker_goes_on(rig: 
 def test_a_task_in_pickle_is_dead_lettered(rig: Rig) -> None:
     with rig.worker() as worker:
         rig.call('echo.apply_async((1,), serializer="pickle")')
-        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "it is in the dead-letter queue", 30)
+        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "it is in the dead-letter queue")
         assert worker.alive
     assert rig.lines("echo") == []
 
@@ -58,9 +58,9 @@ def test_stock_celery_ends_at_a_message_without_task_id(rig: Rig) -> None:
     with rig.worker(STOCK="1") as worker:
         rig.call("echo.delay('first')")
         # in the tenth of a second before its loop begins, the error would be passed over (_quick_drain)
-        wait_until(lambda: rig.runs("end") == {"first": 1}, "its loop runs tasks", 30)
+        wait_until(lambda: rig.runs("end") == {"first": 1}, "its loop runs tasks")
         rig.publish(*UNRUNNABLE["no task id"])
-        wait_until(lambda: not worker.alive, "the worker has ended", 30)
+        wait_until(lambda: not worker.alive, "the worker has ended")
         assert "KeyError: 'id'" in worker.text
 
 
@@ -72,8 +72,8 @@ def test_a_poison_task_is_dead_lettered_and_no_other_task_suffers(rig: Rig) -> N
             "[echo.delay(n) for n in range(10)]; print(poison.apply_async(task_id='poison'));"
             "[echo.delay(n) for n in range(10, 20)]"
         )
-        wait_until(lambda: rig.runs("end") == innocents, "each innocent task has run once", 40)
-        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "the poison is in the dead-letter queue", 40)
+        wait_until(lambda: rig.runs("end") == innocents, "each innocent task has run once")
+        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "the poison is in the dead-letter queue")
         assert worker.alive
     assert rig.runs("poison") == {"-": 4}  # the first delivery and three more
     (dead,) = rig.get(rig.dead)
@@ -85,7 +85,7 @@ def test_a_poison_task_is_dead_lettered_and_no_other_task_suffers(rig: Rig) -> N
 def test_a_retry_keeps_its_queue_whatever_its_delay(rig: Rig, countdown: float) -> None:
     with rig.worker():
         rig.call(f"again.apply_async(args=({countdown}, 3))")
-        wait_until(lambda: len(rig.lines("again")) == 4, "three retries", 40)
+        wait_until(lambda: len(rig.lines("again")) == 4, "three retries")
         rig.drained()
     assert rig.runs("again") == {f"{number}/{rig.queue}": 1 for number in range(4)}
     assert rig.depth(rig.dead) == (0, 0)
@@ -94,5 +94,5 @@ def test_a_retry_keeps_its_queue_whatever_its_delay(rig: Rig, countdown: float) 
 def test_stock_celery_drops_a_retry_after_less_than_a_second(rig: Rig) -> None:
     with rig.worker(STOCK="1"):
         rig.call("again.apply_async(args=(0.5, 3))", STOCK="1")
-        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "the task left the queue without its retry", 40)
+        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "the task left the queue without its retry")
     assert len(rig.lines("again")) == 1
