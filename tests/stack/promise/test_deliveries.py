@@ -29,28 +29,28 @@ def test_a_batch_arrives_and_ends_in_a_report(stack: Stack, hook: Hook) -> None:
 
 @pytest.mark.parametrize("queue", ["default", "critical"])
 def test_the_result_is_readable(stack: Stack, hook: Hook, queue: str) -> None:
-    task_id = hook.send("--queue", queue, "--wait", "60")
+    task_id = hook.send("--queue", queue, "--wait", "120")
 
     assert f"'delivery': '{task_id}'" in stack.result(task_id)
 
 
 def test_a_countdown_waits_in_the_broker(stack: Stack, hook: Hook) -> None:
     sent = time.time()
-    hook.send("--delay", "6")
+    hook.send("--delay", "20")
 
     def delayed() -> int:
         rows = stack.rabbitmqctl("list_queues", "-p", "holdfast", "name", "messages")
         return sum(int(row["messages"]) for row in rows if row["name"].startswith("celery_delayed_"))
 
-    wait_until(delayed, "a message in a queue of the native delay", deadline=6)
+    wait_until(delayed, "a message in a queue of the native delay", deadline=20)  # counts are up to 5 s old
     hook.wait_delivered(1)
-    assert time.time() - sent >= 6
+    assert time.time() - sent >= 20
 
 
 def test_a_temporary_failure_is_tried_again(hook: Hook) -> None:
     hook.answers(fail_next=2, status=503)
 
-    hook.send("--wait", "90")
+    hook.send("--wait", "120")
 
     assert hook.counts() == {"requests": 3, "accepted": 1, "unique": 1, "duplicates": 0, "refused": 2}
 
@@ -65,9 +65,14 @@ def test_a_final_failure_is_dead_and_can_be_replayed(stack: Stack, hook: Hook) -
 
     (letter,) = wait_until(dead, "the delivery in the dead-letter queue")
     assert (letter["queue"], letter["reason"]) == ("default", "rejected")
-    story = json.loads(stack.operator("where", task_id, "--json"))
-    assert story["meaning"].startswith("in the queue dead (rejected)")
-    assert story["silent"] == {}, "this login may ask every place"
+
+    def told() -> bool:
+        story = json.loads(stack.operator("where", task_id, "--json"))
+        if not story["meaning"].startswith("in the queue dead (rejected)") or story["silent"]:
+            raise ValueError(story)
+        return True
+
+    wait_until(told, "where says it, and this login may ask every place")
 
     hook.answers()
     stack.operator("dead", "replay", "--task-id", task_id)
