@@ -53,7 +53,7 @@ class Rows:
         done = subprocess.run(
             [sys.executable, "-c", f"QUEUE = {self.rig.queue!r}{SETUP}{code}"],
             env=os.environ | self.environment | {"PYTHONPATH": str(APPS)},
-            capture_output=True, text=True, timeout=90, check=False,
+            capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -93,14 +93,14 @@ def more(rows: Rows, name: str, count: int) -> Callable[[], bool]:
 def test_no_tick_is_lost_or_doubled_when_the_holder_is_killed(rows: Rows) -> None:
     rows.python("add('two', every(2)); add('minute', CrontabSchedule.objects.create(timezone='Asia/Tokyo'))")
     with rows.rig.worker(2), rows.beat("one") as one:
-        one.wait_for("holds the lock", 60)
+        one.wait_for("holds the lock")
         with rows.beat("two") as two:
-            wait_until(more(rows, "two", 3), "it ticks", 60)
+            wait_until(more(rows, "two", 3), "it ticks")
             assert "holds the lock" not in two.text
             one.end()
-            two.wait_for("holds the lock", 60)
-            wait_until(more(rows, "two", 20), "missed ticks follow, and new ones", 60)
-            wait_until(lambda: rows.ran("minute") >= 1, "the crontab ticks", 90)
+            two.wait_for("holds the lock")
+            wait_until(more(rows, "two", 20), "missed ticks follow, and new ones")
+            wait_until(lambda: rows.ran("minute") >= 1, "the crontab ticks")
             two.end()
         rows.rig.drained()
         times = instants("two", one, two)
@@ -114,23 +114,23 @@ def test_no_tick_is_lost_or_doubled_when_the_holder_is_killed(rows: Rows) -> Non
 
 def test_a_change_of_the_rows_is_seen_while_beat_runs(rows: Rows) -> None:
     with rows.rig.worker(2), rows.beat("one") as one:
-        one.wait_for("holds the lock", 60)
+        one.wait_for("holds the lock")
         rows.python("add('new', every(1))")
-        wait_until(more(rows, "new", 3), "a new row ticks", 60)
+        wait_until(more(rows, "new", 3), "a new row ticks")
         rows.python("PeriodicTask.objects.filter(name='new').get().delete(); add('other', every(1))")
-        wait_until(more(rows, "other", 2), "another one ticks", 60)
+        wait_until(more(rows, "other", 2), "another one ticks")
         left = rows.ran("new")
-        wait_until(more(rows, "other", 4), "it goes on", 60)
+        wait_until(more(rows, "other", 4), "it goes on")
         assert rows.ran("new") <= left + 1  # sent before, executed since
         rows.python(
             "one = PeriodicTask.objects.get(name='other'); one.enabled = False; one.save(); add('last', every(1))"
         )
-        wait_until(more(rows, "last", 2), "the row after it ticks", 60)
+        wait_until(more(rows, "last", 2), "the row after it ticks")
         left = rows.ran("other")
-        wait_until(more(rows, "last", 4), "it goes on", 60)
+        wait_until(more(rows, "last", 4), "it goes on")
         assert rows.ran("other") <= left + 1
         count = "print(PeriodicTask.objects.get(name='last').total_run_count)"
-        wait_until(lambda: int(rows.python(count)) > 4, "the admin page shows the runs", 60)
+        wait_until(lambda: int(rows.python(count)) > 4, "the admin page shows the runs")
 
 
 def test_a_row_that_runs_once_runs_once(rows: Rows) -> None:
@@ -145,13 +145,14 @@ def test_a_row_that_runs_once_runs_once(rows: Rows) -> None:
     enabled = "print(sorted(PeriodicTask.objects.filter(enabled=True).values_list('name', flat=True)))"
     with rows.rig.worker(2):
         with rows.beat("one") as one:
-            wait_until(lambda: rows.ran("once") + rows.ran("clocked") == 2, "both run", 60)
-            wait_until(more(rows, "tick", 1), "both are recorded: a later tick was sent", 60)
-            one.wait_for("bad is left out", 20)
+            wait_until(lambda: rows.ran("once") + rows.ran("clocked") == 2, "both run")
+            # one may be at hand in the other child; what was sent later was sent after both were recorded
+            wait_until(more(rows, "tick", 3), "later ticks were sent")
+            one.wait_for("bad is left out")
             one.end()
         with rows.beat("two"):
-            wait_until(more(rows, "tick", 40), "another beat takes over", 90)
-            wait_until(lambda: rows.python(enabled) == "['bad', 'gone', 'late', 'tick']", "both are disabled", 30)
+            wait_until(more(rows, "tick", 40), "another beat takes over", 180)
+            wait_until(lambda: rows.python(enabled) == "['bad', 'gone', 'late', 'tick']", "both are disabled")
         rows.rig.drained()
         assert {name: rows.ran(name) for name in ("clocked", "once", "late", "gone", "bad")} == {
             "clocked": 1, "once": 1, "late": 0, "gone": 0, "bad": 0,
