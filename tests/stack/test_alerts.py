@@ -59,13 +59,15 @@ def test_every_target_is_up(stack: Stack) -> None:  # noqa: ARG001 - the stack m
     listed = yaml.safe_load((ROOT / "compose/config/prometheus/prometheus.yml").read_text())["scrape_configs"]
     jobs = {job["job_name"] for job in listed if any(config["targets"] for config in job.get("static_configs", []))}
 
-    def down() -> list[str] | None:
+    def up() -> bool:
         targets = prometheus("targets")["data"]["activeTargets"]
-        assert {target["labels"]["job"] for target in targets} == jobs
         problems = [f"{target['scrapeUrl']}: {target['lastError']}" for target in targets if target["health"] != "up"]
-        return problems or None
+        strange = {target["labels"]["job"] for target in targets} ^ jobs  # a drill that has ended is one for a moment
+        if problems or strange:
+            raise ValueError(f"{problems}, other jobs: {strange}")
+        return True
 
-    wait_until(lambda: down() is None, "every target is up", 90)
+    wait_until(up, "every target is up, and there is no other one")
 
 
 def test_prometheus_runs_the_rules_of_this_checkout_without_an_error(stack: Stack) -> None:  # noqa: ARG001 - as above
@@ -80,7 +82,6 @@ def test_prometheus_runs_the_rules_of_this_checkout_without_an_error(stack: Stac
         lambda: all(rule["health"] == "ok" for group in prometheus("rules")["data"]["groups"]
                     for rule in group["rules"]),
         "every rule has been evaluated",
-        60,
     )  # fmt: skip
 
 
@@ -89,7 +90,6 @@ def test_what_the_rules_read_is_there(stack: Stack) -> None:  # noqa: ARG001 - a
     text = "".join((ROOT / "monitoring/rules" / name).read_text() for name in RULES)
     text = re.sub(r'holdfast:\w+|name="\w+"|name: \w+', "", text)  # what the rules record, and names of thresholds
     names = set(re.findall(r"\b((?:rabbitmq|redis|holdfast|prometheus|alertmanager)_[a-z_]+)\b", text))
-    known = set(prometheus("label/__name__/values")["data"])
     absent = {
         "holdfast_certificate_expiry_timestamp_seconds",  # production alone: from node_exporter's text files
         "holdfast_firewall_loaded",  # the same
@@ -98,7 +98,13 @@ def test_what_the_rules_read_is_there(stack: Stack) -> None:  # noqa: ARG001 - a
         "redis_errors_total",  # appears with the first error
         "holdfast_worker_paused_timestamp_seconds",  # exists while a queue is paused; test_metrics.py has its name
     }
-    assert names - known - absent == set()
+
+    def known() -> bool:
+        if missing := names - absent - set(prometheus("label/__name__/values")["data"]):
+            raise ValueError(missing)
+        return True
+
+    wait_until(known, "each name has been scraped")
 
 
 @pytest.fixture
@@ -134,8 +140,8 @@ def test_a_dead_host_is_one_page(stack: Stack, instance: str) -> None:  # noqa: 
         found = alertmanager(f"alerts?filter=instance%3D{instance}")
         return {alert["labels"]["alertname"] for alert in found if alert["status"]["inhibitedBy"]}
 
-    wait_until(lambda: silenced() == {"BrokerDown", "RedisDown"}, "what follows from the host is held back", 20)
-    wait_until(lambda: received(instance), "the page arrives", 90)
+    wait_until(lambda: silenced() == {"BrokerDown", "RedisDown"}, "what follows from the host is held back")
+    wait_until(lambda: received(instance), "the page arrives")
     later = time.monotonic() + 30  # a second group would have been told by then, too
     wait_until(lambda: time.monotonic() > later, "the other groups' time has passed", 40)
     assert set(received(instance)) == {"HostDown"}
@@ -147,7 +153,7 @@ def test_the_links_of_an_alert_lead_to_its_runbook(stack: Stack) -> None:  # noq
     ]
     for page in sorted((ROOT / "monitoring/runbooks").glob("*.md")):
         asked = Request(f"{labels['runbooks']}/{page.name}", headers=login("PROMETHEUS_PASSWORD"))  # noqa: S310 - loopback
-        with urlopen(asked, timeout=10) as answer:  # noqa: S310 - as above
+        with urlopen(asked, timeout=30) as answer:  # noqa: S310 - as above
             assert answer.read() == page.read_bytes(), page.name
 
 
@@ -165,9 +171,9 @@ def test_a_page_of_the_monitoring_answers_its_own_login_alone(stack: Stack, url:
     other = {"PROMETHEUS_PASSWORD": "ALERTMANAGER_PASSWORD", "ALERTMANAGER_PASSWORD": "PROMETHEUS_PASSWORD"}[name]
     for headers in ({}, login(other)):
         with pytest.raises(HTTPError) as refused:
-            urlopen(Request(url, headers=headers), timeout=10)  # noqa: S310 - loopback
+            urlopen(Request(url, headers=headers), timeout=30)  # noqa: S310 - loopback
         assert refused.value.code == 401
-    with urlopen(Request(url, headers=login(name)), timeout=10) as answer:  # noqa: S310 - as above
+    with urlopen(Request(url, headers=login(name)), timeout=30) as answer:  # noqa: S310 - as above
         assert answer.status == 200
 
 
@@ -184,4 +190,4 @@ def test_nobody_mutes_an_alert_without_a_login(stack: Stack, instance: str) -> N
     assert refused.value.code == 401
     made = alertmanager("silences", silence)["silenceID"]
     end = Request(f"{ALERTMANAGER}/api/v2/silence/{made}", headers=login("ALERTMANAGER_PASSWORD"), method="DELETE")  # noqa: S310 - as above
-    assert urlopen(end, timeout=10).status == 200  # noqa: S310 - as above
+    assert urlopen(end, timeout=30).status == 200  # noqa: S310 - as above

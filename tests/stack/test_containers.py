@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .stack import PROJECT, made
+from .stack import PROJECT, made, wait_until
 
 if TYPE_CHECKING:
     from .stack import Stack
@@ -30,9 +30,18 @@ def containers(stack: Stack) -> dict[str, dict[str, Any]]:
         "--filter",
         "label=com.docker.compose.oneoff=False",
     )
-    found = json.loads(stack.run("docker", "inspect", *stack.run("docker", "ps", "--quiet", *mine).split()))
+
+    def running() -> dict[str, dict[str, Any]]:
+        found = json.loads(stack.run("docker", "inspect", *stack.run("docker", "ps", "--quiet", *mine).split()))
+        services = {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
+        healths = {name: one["State"].get("Health", {}).get("Status", "healthy") for name, one in services.items()}
+        if set(healths.values()) != {"healthy"}:  # one that is being started may not have stepped down yet
+            raise ValueError(healths)
+        return services
+
+    found = wait_until(running, "every container serves")
     assert len(found) > 15
-    return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
+    return found
 
 
 def test_a_container_has_no_right_that_its_server_does_not_need(containers: dict[str, dict[str, Any]]) -> None:
