@@ -23,7 +23,7 @@ from celery import Celery
 
 from holdfast.publisher import NotAcknowledged, install
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 THREADS = 6
 NESTED = 3  # handlers that may interrupt each other
 

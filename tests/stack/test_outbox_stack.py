@@ -17,9 +17,10 @@ from outbox_contract import clear, waiting
 from sqlalchemy import create_engine, func, select
 
 from holdfast.outbox.table import outbox
+from holdfast.publisher.policy import Policy
 
 from .postgres import scratch_schema
-from .stack import wait_until
+from .stack import DEADLINE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.stack
 
 BROKERS = ("rabbit1", "rabbit2", "rabbit3")
-LEASE = 2  # seconds
+LEASE = 10  # seconds: a pass that takes longer is repeated by another relay
 BATCH = 10
+PUBLISH = Policy().deadline  # seconds that a publish would wait
 
 ENQUEUE = """
 import os
@@ -83,12 +85,17 @@ def relay(rig: Rig, engine: Engine) -> Iterator[subprocess.Popen[bytes]]:
         child.wait()
 
 
-def wait_empty(rig: Rig, engine: Engine, deadline: float = 60) -> None:
+def wait_empty(rig: Rig, engine: Engine) -> None:
     """Wait until the outbox is empty; when it does not become so, show what the relays said."""
     try:
-        wait_until(lambda: waiting(engine) == 0, "the outbox is empty", deadline)
+        wait_until(lambda: waiting(engine) == 0, "the outbox is empty")
     except AssertionError as error:
         raise AssertionError(f"{error}\n{(rig.folder / 'relay.log').read_text()[-4000:]}") from None
+
+
+def copies(rig: Rig) -> Counter[str]:
+    """Count the messages in the scratch queue by their task's id."""
+    return Counter(message["properties"]["correlation_id"] for message in rig.get(rig.queue, 1000))
 
 
 def test_relays_that_are_killed_at_any_moment_lose_nothing(rig: Rig, engine: Engine) -> None:
@@ -104,7 +111,7 @@ def test_relays_that_are_killed_at_any_moment_lose_nothing(rig: Rig, engine: Eng
             victim.kill()
     with relay(rig, engine):
         wait_empty(rig, engine)
-    published = Counter(message["properties"]["correlation_id"] for message in rig.get(rig.queue, 1000))
+    published = copies(rig)
     assert set(published) == set(ids)
     assert published.total() <= len(ids) + 2 * kills * BATCH, "only what a killed relay had claimed comes twice"
 
@@ -114,12 +121,12 @@ def test_sigterm_finishes_the_pass_and_leaves_no_claim(rig: Rig, engine: Engine)
     with relay(rig, engine) as child:
         wait_until(lambda: waiting(engine) < 200, "rows are published")
         child.send_signal(signal.SIGTERM)
-        assert child.wait(30) == 0
+        assert child.wait(DEADLINE) == 0
     left = waiting(engine)
     with engine.connect() as connection:
         claimed = connection.execute(select(func.count(outbox.c.not_before))).scalar_one()
     assert claimed == 0
-    assert len(rig.get(rig.queue, 1000)) == len(ids) - left, "each row either published or still there"
+    assert len(copies(rig)) == len(ids) - left, "each row either published or still there"
 
 
 def test_a_row_that_the_broker_refuses_blocks_no_other(rig: Rig, engine: Engine) -> None:
@@ -132,7 +139,7 @@ def test_a_row_that_the_broker_refuses_blocks_no_other(rig: Rig, engine: Engine)
     with relay(rig, engine):
         assert "no-such-exchange" in (wait_until(refusal, "the reason is kept") or "")
         wait_until(lambda: waiting(engine) == 1, "the others are gone")
-    assert len(rig.get(rig.queue)) == 2
+    assert len(copies(rig)) == 2
 
 
 def test_a_chord_that_is_published_twice_ends_all_the_same(rig: Rig, engine: Engine) -> None:
@@ -144,7 +151,9 @@ def test_a_chord_that_is_published_twice_ends_all_the_same(rig: Rig, engine: Eng
         with engine.begin() as connection:  # what a relay that dies before the deletion leaves
             connection.execute(outbox.insert().values(**{**row, "not_before": None}))
         wait_empty(rig, engine)
-    assert len(rig.get(rig.queue)) == 6
+    published = copies(rig)
+    assert len(published) == 3
+    assert min(published.values()) >= 2
     with rig.worker():
         wait_until(lambda: rig.runs("total"), "the chord's body")
         rig.drained()
@@ -159,28 +168,28 @@ def test_a_chain_runs_to_its_end(rig: Rig, engine: Engine) -> None:
 
 def test_a_countdown_is_not_prolonged_by_the_time_in_the_outbox(rig: Rig, engine: Engine) -> None:
     with rig.worker():
-        enqueue(rig, engine, "echo.s('late').set(countdown=25), echo.s('over').set(countdown=1)")
         begin = time.monotonic()
-        time.sleep(8)  # what an outage would take
+        enqueue(rig, engine, "echo.s('late').set(countdown=25), echo.s('over').set(countdown=1)")
+        outage = time.monotonic() + 12
+        wait_until(lambda: time.monotonic() > outage, "the outage is over")
         with relay(rig, engine):
             wait_empty(rig, engine)
         published = time.monotonic()
         wait_until(lambda: rig.runs("echo")["over"], "the delay that was over")
-        assert time.monotonic() - begin < 24
         wait_until(lambda: rig.runs("echo")["late"], "the delayed task")
-    assert time.monotonic() - begin > 23
+    assert time.monotonic() - begin > 25
     assert time.monotonic() - published < 22, "25 s from the enqueueing, not from the publish"
 
 
 def test_a_stopped_cluster_delays_and_loses_nothing(stack: Stack, hook: Hook, rig: Rig, engine: Engine) -> None:
     real = create_engine(stack.settings["WEBHOOKS_DATABASE_URL"])
-    stack.compose("stop", *BROKERS)
     try:
+        stack.compose("stop", *BROKERS)
         begin = time.monotonic()
         hook.send_many(30)
         for queue in ("default", "critical"):
             hook.send("--queue", queue)
-        assert time.monotonic() - begin < 30, "nothing waits for the cluster"
+        assert time.monotonic() - begin < 3 * PUBLISH, "nothing waits for the cluster"
         stored = rig.call(
             f"{ENQUEUE}\napp.conf.holdfast_publish_fallback = outbox.fallback(engine.begin)\n"
             "app.conf.holdfast_publish_deadline = 3\nprint(echo.delay('stored').id)",
@@ -193,7 +202,7 @@ def test_a_stopped_cluster_delays_and_loses_nothing(stack: Stack, hook: Hook, ri
                 return connection.execute(select(func.count()).where(outbox.c.attempts > 0)).scalar_one()
 
         assert wait_until(lambda: tried() >= 3, "the relay tried in vain")
-        assert stack.healthy("relay")
+        stack.wait_healthy("relay")
         with relay(rig, engine):
             stack.compose("start", *BROKERS)
             stack.wait_healthy(*BROKERS)
@@ -201,9 +210,9 @@ def test_a_stopped_cluster_delays_and_loses_nothing(stack: Stack, hook: Hook, ri
     finally:
         stack.compose("start", *BROKERS)
         stack.wait_healthy(*BROKERS)
-    counts = hook.wait_delivered(32)
+    counts = hook.wait_delivered(32, 240)
     assert counts["unique"] == 32
     report = wait_until(lambda: json.loads(stack.webhooks("report", "--json")), "the chord's report")
     assert (report["total"], report["delivered"]) == (30, 30)
-    assert [message["properties"]["correlation_id"] for message in rig.get(rig.queue)] == [stored]
+    assert set(copies(rig)) == {stored}
     real.dispose()

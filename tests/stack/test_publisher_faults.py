@@ -20,13 +20,14 @@ from holdfast.publisher import (
 )
 
 from .publishing import cut_off, leader, publishing, stock, stored, whole
-from .stack import wait_until
+from .stack import DEADLINE, wait_until
 
 if TYPE_CHECKING:
     from .rig import Rig
 
 pytestmark = pytest.mark.stack
 
+LATE = 8  # seconds that a busy machine may take beyond a deadline; that of no setting, 20 s, is told apart from it
 HUNG = 12  # seconds; with confirm_timeout 2 and two nodes anything that knows a deadline has answered
 NOWHERE = {"exchange": "", "exchange_type": "topic", "routing_key": "nobody"}  # the default exchange has no alternate
 
@@ -45,20 +46,21 @@ def test_frozen_node(rig: Rig) -> None:
     """celery#2312, celery#975: failover hangs in closing the channel of the node that does not answer."""
     whole(rig)
     with (
-        stock(rig, "attempt()\npause()\nattempt()", "rabbit1", "rabbit2") as child,
+        stock(rig, "attempt(confirm_timeout=60)\npause()\nattempt()", "rabbit1", "rabbit2") as child,
         publishing(rig, "rabbit1", "rabbit2") as echo,
     ):
-        first = child.hear(60)
+        first = child.hear(DEADLINE)
         assert first is not None
         assert first["error"] is None
-        assert child.hear(10) == {"ready": True}
+        assert child.hear(DEADLINE) == {"ready": True}
         assert error_of(echo)[0] is None
         with rig.paused("rabbit1"):
             child.go_on()
             error, seconds = error_of(echo)
             assert error is None, "acknowledged by the other node"
-            assert 3 <= seconds < 8, "after one attempt at the frozen one"
-            assert error_of(echo)[1] < 2, "which is not asked again"
+            assert 3 <= seconds < 3 + LATE, "after one attempt at the frozen one"
+            assert publisher_of(echo.app).nodes.pick(0) == 1, "which is not asked first again"
+            assert error_of(echo)[0] is None
             assert child.hear(HUNG) is None, "stock Celery hangs, although every message has confirm_timeout=2"
 
 
@@ -66,28 +68,31 @@ def test_disk_alarm(rig: Rig) -> None:
     """A blocked publisher is told so within its deadline, and goes on when the alarm is over."""
     whole(rig)
     with publishing(rig, "rabbit1", "rabbit2", holdfast_publish_deadline=4.0) as echo:
+
+        def blocked() -> bool:
+            error, seconds = error_of(echo)
+            assert seconds < 4 + LATE
+            return isinstance(error, Blocked)
+
         with rig.disk_alarm("rabbit2"):
-            outcomes = [error_of(echo) for _ in range(3)]
-            assert any(isinstance(error, Blocked) for error, _ in outcomes), outcomes
-            assert all(seconds < 6 for _, seconds in outcomes), outcomes
-        assert error_of(echo, confirm_timeout=20)[0] is None
+            wait_until(blocked, "it is told that it is blocked")  # the broker takes the first one of each connection
+        assert error_of(echo, confirm_timeout=DEADLINE)[0] is None
 
 
 def test_full_queue(rig: Rig) -> None:
     """celery#9149: a nack is given up after a few reconnects in a row; here it is retried until there is room."""
     rig.declare(max_length=1)
-    with stock(rig, "attempt()\nattempt()\nattempt()") as child:
-        answers = [child.hear(60), child.hear(60), child.hear(60)]
-        assert any(answer and answer["error"] == "OperationalError" for answer in answers), answers
+    with stock(rig, "while True: attempt()") as child:
+        wait_until(lambda: (child.hear(60) or {}).get("error") == "OperationalError", "stock Celery gives up")
     with publishing(rig) as echo:
         wait_until(lambda: isinstance(error_of(echo, confirm_timeout=2)[0], Nacked), "the queue is full")
         error, seconds = error_of(echo, confirm_timeout=4)
         assert isinstance(error, Nacked)
         assert not error.maybe_published
-        assert 1 < seconds < 6
+        assert 1 < seconds < 4 + LATE
         room = threading.Timer(1.0, lambda: stored(rig))
         room.start()
-        assert error_of(echo, confirm_timeout=20)[0] is None, "acknowledged as soon as there is room"
+        assert error_of(echo, confirm_timeout=DEADLINE)[0] is None, "acknowledged as soon as there is room"
         room.join()
 
 
@@ -108,7 +113,7 @@ def test_a_nack_of_a_full_queue_does_not_touch_the_other_callers(rig: Rig) -> No
     with publishing(rig) as echo:
         wait_until(lambda: isinstance(error_of(echo, confirm_timeout=2)[0], Nacked), "the queue is full")
         publisher = publisher_of(echo.app)
-        link = publisher.nodes.link(publisher.nodes.pick(0), publisher.policy.limits(monotonic() + 5))
+        link = publisher.nodes.link(publisher.nodes.pick(0), publisher.policy.limits(monotonic() + DEADLINE))
         assert isinstance(error_of(echo, confirm_timeout=4)[0], Nacked)
         assert link.dead is None
 
@@ -121,7 +126,7 @@ def test_unroutable(rig: Rig) -> None:
         assert not error.maybe_published
         assert "no queue is bound to exchange '' for key 'nobody'" in str(error)
         assert error_of(echo)[0] is None
-    assert len(stored(rig)) == 1
+    assert len(set(stored(rig))) == 1
 
 
 @pytest.mark.parametrize(
@@ -137,7 +142,8 @@ def test_a_closed_channel_hurts_only_the_message_that_closed_it(
 ) -> None:
     """The broker closes the channel for one message; the others under way on it are acknowledged all the same."""
     good: list[Exception | None] = []
-    with publishing(rig, holdfast_publish_max_bytes=2**30) as echo:
+    slow = {"holdfast_publish_deadline": DEADLINE, "holdfast_publish_attempt": DEADLINE}  # 17 MB on a busy machine
+    with publishing(rig, holdfast_publish_max_bytes=2**30, **slow) as echo:
         callers = [threading.Thread(target=lambda: good.append(error_of(echo)[0])) for _ in range(20)]
         for caller in callers[:10]:
             caller.start()
@@ -174,12 +180,10 @@ def test_minority_node(rig: Rig) -> None:
     with publishing(rig, "rabbit1", "rabbit2") as echo:
         assert error_of(echo)[0] is None
         with cut_off(rig, "rabbit1"):
-            started = monotonic()
-            error, _ = error_of(echo)
-            assert error is None
-            assert monotonic() - started < 15
-            assert error_of(echo)[1] < 5
-    assert len(stored(rig)) >= 3
+            assert error_of(echo)[0] is None
+            assert publisher_of(echo.app).nodes.pick(0) == 1, "it is not asked first again"
+            assert error_of(echo)[0] is None
+    assert len(set(stored(rig))) == 3
 
 
 def test_no_majority_at_all(rig: Rig) -> None:
@@ -190,9 +194,9 @@ def test_no_majority_at_all(rig: Rig) -> None:
         with rig.paused("rabbit2", "rabbit3"):
             error, seconds = error_of(echo)
             assert isinstance(error, NotAcknowledged)
-            assert seconds < 7
+            assert seconds < 5 + LATE
         whole(rig)
-        assert error_of(echo, confirm_timeout=20)[0] is None
+        assert error_of(echo, confirm_timeout=DEADLINE)[0] is None
 
 
 def test_the_fallback_takes_what_a_dead_cluster_cannot(rig: Rig) -> None:
@@ -204,7 +208,7 @@ def test_the_fallback_takes_what_a_dead_cluster_cannot(rig: Rig) -> None:
             assert [message.task_id for message in taken] == [result.id]
         whole(rig)
         publisher = publisher_of(echo.app)
-        assert [outcome.acknowledged for outcome in publisher.publish_all(taken, deadline=20)] == [True]
+        assert [outcome.acknowledged for outcome in publisher.publish_all(taken, deadline=DEADLINE)] == [True]
     assert result.id in stored(rig)
 
 

@@ -65,17 +65,17 @@ def test_a_stored_result_survives_the_loss_of_the_primary_in_the_next_moment(rig
     address = rig.call(STORE_AND_COUNT)
     with rig.paused(primary):
         assert address == rig.stack.address(primary)
-        wait_until(lambda: rig.stack.redis_primary() != primary, "another primary", 40)
+        wait_until(lambda: rig.stack.redis_primary() != primary, "another primary")
         assert json.loads(rig.call(READ_ALL)) == list(range(40))
     rig.stack.wait_healthy(*DATA)
 
 
 def test_every_replica_that_is_up_confirms_and_a_dead_one_is_not_waited_for(rig: Rig) -> None:
-    wait_until(lambda: rig.call(STORE_ONE) == "stored by 2", "both replicas confirm", 60)
+    wait_until(lambda: rig.call(STORE_ONE) == "stored by 2", "both replicas confirm")
     with rig.paused(replicas(rig)[0]):
-        wait_until(lambda: rig.call(STORE_ONE) == "stored by 1", "Sentinel calls it down", 60)
+        wait_until(lambda: rig.call(STORE_ONE) == "stored by 1", "Sentinel calls it down")
     rig.stack.wait_healthy(*DATA)
-    wait_until(lambda: rig.call(STORE_ONE) == "stored by 2", "it counts again", 60)
+    wait_until(lambda: rig.call(STORE_ONE) == "stored by 2", "it counts again")
 
 
 def test_a_task_that_succeeded_is_not_called_off_by_its_late_twin(rig: Rig) -> None:
@@ -86,7 +86,7 @@ def test_the_size_of_a_chord_is_noted_for_good_or_not_at_all(rig: Rig) -> None:
     with rig.paused(*replicas(rig)):
         assert rig.call(NOTE_CHORD, SCRATCH_PATIENCE="2") == "not noted"
     rig.stack.wait_healthy(*DATA)
-    wait_until(lambda: rig.call(NOTE_CHORD) == "noted", "a replica notes it", 60)
+    wait_until(lambda: rig.call(NOTE_CHORD) == "noted", "a replica notes it")
 
 
 def test_without_a_replica_no_result_counts_as_stored_and_no_task_as_failed(rig: Rig) -> None:
@@ -94,7 +94,7 @@ def test_without_a_replica_no_result_counts_as_stored_and_no_task_as_failed(rig:
     with rig.worker(SCRATCH_PATIENCE="2"):
         with rig.paused(*replicas(rig)):
             rig.call("echo.apply_async(args=('x',), task_id='x')")
-            wait_until(lambda: rig.runs("end")["x"] >= 4, "it is handed out again, beyond the delivery limit", 60)
+            wait_until(lambda: rig.runs("end")["x"] >= 4, "it is handed out again, beyond the delivery limit")
             assert rig.depth(rig.dead) == (0, 0)
         rig.drained()
         assert rig.call("print(app.AsyncResult('x').state)") == "SUCCESS"
@@ -106,8 +106,8 @@ def test_a_worker_lives_while_the_store_is_away_and_settles_what_it_held(rig: Ri
     with rig.worker(HOLDFAST_RESULT_URL=nowhere) as worker:
         rig.publish("[[1], {}, {}]", {"id": "late", "task": "scratch.echo", "expires": "2020-01-01T00:00:00+00:00"})
         rig.publish("[[], {}, {}]", {"id": "unknown", "task": "scratch.nothing"})
-        worker.wait_for("State of task scratch.echo[late] cannot be recorded now", 30, times=2)
-        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "the unknown task is in the dead-letter queue", 30)
+        worker.wait_for("State of task scratch.echo[late] cannot be recorded now", times=2)
+        wait_until(lambda: rig.depth(rig.dead) == (1, 0), "the unknown task is in the dead-letter queue")
         assert worker.alive
     with rig.worker():
         rig.drained()
@@ -119,10 +119,10 @@ def test_stock_celery_ends_when_an_expired_task_arrives_while_the_store_is_away(
     with rig.worker(STOCK="1", HOLDFAST_RESULT_URL="sentinel://app:none@127.0.0.1:1/0") as worker:
         rig.publish('[["first"], {}, {}]', {"id": "first", "task": "scratch.echo", "ignore_result": True})
         # in the tenth of a second before its loop begins, the error would be passed over (_quick_drain)
-        wait_until(lambda: rig.runs("end") == {"first": 1}, "its loop runs tasks", 30)
+        wait_until(lambda: rig.runs("end") == {"first": 1}, "its loop runs tasks")
         rig.publish("[[1], {}, {}]", {"id": "late", "task": "scratch.echo", "expires": "2020-01-01T00:00:00+00:00"})
-        wait_until(lambda: not worker.alive, "the worker has ended", 150)
-    wait_until(lambda: rig.depth() == (1, 0), "it waits for the next worker to end at", 30)
+        wait_until(lambda: not worker.alive, "the worker has ended", 240)
+    wait_until(lambda: rig.depth() == (1, 0), "it waits for the next worker to end at")
 
 
 def test_no_result_is_lost_or_false_when_the_primary_changes_under_load(rig: Rig) -> None:
@@ -132,11 +132,11 @@ def test_no_result_is_lost_or_false_when_the_primary_changes_under_load(rig: Rig
     )
     with rig.worker(concurrency=2):
         rig.call(send)
-        wait_until(lambda: len(rig.runs("end")) > 30, "some have run", 30)
+        wait_until(lambda: len(rig.runs("end")) > 30, "some have run")
         primary = rig.stack.redis_primary()
         with rig.paused(primary):
-            wait_until(lambda: rig.stack.redis_primary() != primary, "another primary", 40)
-            rig.drained(90)
+            wait_until(lambda: rig.stack.redis_primary() != primary, "another primary")
+            rig.drained(240)
     metas = json.loads(rig.call(read))
     assert [(meta["status"], meta["result"]) for meta in metas] == [("SUCCESS", n) for n in range(200)]
     assert rig.depth(rig.dead) == (0, 0)
@@ -150,13 +150,13 @@ from holdfast.results import get
 import subprocess, sys
 result = chord(group(echo.s(n, 0.2) for n in range(40)), total.s())()
 subprocess.run(sys.argv[1:] or ["docker", "kill", "--signal", "KILL", PRIMARY], check=True, stdout=subprocess.DEVNULL)
-print(get(result, 90))
+print(get(result, 180))
 """
     primary = rig.stack.redis_primary()
     with rig.worker(concurrency=2):
         try:
             code = code.replace("PRIMARY", repr(rig.stack.container(primary)))
-            assert rig.call(code, seconds=120) == str(sum(range(40)))
+            assert rig.call(code) == str(sum(range(40)))
         finally:
             rig.stack.run("docker", "start", rig.stack.container(primary))
             rig.stack.wait_healthy(*DATA)
