@@ -12,8 +12,9 @@ import shutil
 import signal
 import subprocess
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
@@ -121,8 +122,10 @@ class Kept:
     def end(self) -> None:
         """Kill it for good."""
         self._ended.set()
-        self.kill()
-        self._thread.join()
+        while self._thread.is_alive():  # it may be between two runs, and start another one
+            with suppress(ProcessLookupError):
+                self.kill()
+            self._thread.join(0.5)
 
     def _start(self) -> subprocess.Popen[bytes]:
         with (self._folder / f"{self._name}.log").open("a") as log:
@@ -195,10 +198,10 @@ class Shop:
         """Whether a file of that name is gone from its folder."""
         return not (self.folder / name).exists()
 
-    def works(self, seconds: float = 120) -> None:
+    def works(self) -> None:
         """Wait until an order of from now on has its invoice."""
         newest = self.newest()
-        wait_until(lambda: any(n > newest for n in self.orders()[1]), f"{self} works", seconds)
+        wait_until(lambda: any(n > newest for n in self.orders()[1]), f"{self} works")
 
     def orders(self) -> tuple[set[int], set[int]]:
         """Return the numbers of all orders, and of those whose task has run."""
@@ -210,6 +213,10 @@ class Shop:
     def newest(self) -> int:
         """Return the number of the newest order, 0 when there is none."""
         return max(self.orders()[0], default=0)
+
+    def ordered(self, number: int) -> bool:
+        """Whether there are orders up to this number."""
+        return self.newest() >= number
 
     @contextmanager
     def during(self, fault: str) -> Iterator[None]:
@@ -236,7 +243,7 @@ class Shop:
             try:
                 with urlopen(Request(url, data.encode() if form else b"", method="POST"), timeout=30) as answer:
                     self.answered.add(int(re.findall(rb"\d+", answer.read())[0]))
-            except OSError:
+            except (OSError, HTTPException):
                 continue  # not answered, or with an error: the order may exist or not
 
     def _stop(self, closed: threading.Event, clients: list[threading.Thread]) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from webhooks import db, delivery, intake, tasks
 from webhooks.models import DELIVERED, Delivery, Effect, now
-from webhooks.receiver import Behaviour, Log, Receiver
+from webhooks.receiver import Log, Receiver
 
 from .postgres import scratch_schema
 
@@ -37,10 +37,24 @@ def database(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+class Crowded(Receiver):
+    """Answers nobody before a second request is there, or for 8 s: the sender waits for 10."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(("127.0.0.1", 0), log)
+        self._first, self._crowded = threading.Lock(), threading.Event()
+
+    def answer(self, path: str) -> tuple[int, float]:
+        if not self._first.acquire(blocking=False):
+            self._crowded.set()
+        self._crowded.wait(8)
+        return super().answer(path)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Receiver]:
     """A receiver in this process."""
-    with Receiver(("127.0.0.1", 0), Log(tmp_path / "receiver.jsonl")) as running:
+    with Crowded(Log(tmp_path / "receiver.jsonl")) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
         yield running
@@ -52,7 +66,6 @@ def test_executions_at_the_same_time_have_one_effect(server: Receiver) -> None:
     copies = 6
     url = f"http://127.0.0.1:{server.server_port}/hook"
     accepted = intake.accept([intake.Request(url, {}, "default")])[0].id
-    server.control("/hook", Behaviour(delay=0.3))  # all copies are in flight before the first answer
     together = threading.Barrier(copies)
 
     def execute(_: int) -> object:
