@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,9 +16,15 @@ STEP = 0.002  # seconds between two looks at the clock
 
 @dataclass
 class Stall:
-    """The longest stall so far, in seconds."""
+    """The longest stall so far.
+
+    Attributes:
+        longest: seconds; on a busy machine others had the processor for some of them.
+        work: seconds of processor time that the loop's own thread took at most without a break.
+    """
 
     longest: float = 0.0
+    work: float = 0.0
 
 
 @asynccontextmanager
@@ -27,12 +33,12 @@ async def recorded() -> AsyncIterator[Stall]:
     stall = Stall()
 
     async def look() -> None:
-        before = perf_counter()
+        before, worked = perf_counter(), thread_time()
         while True:
             await asyncio.sleep(STEP)
-            now = perf_counter()
-            stall.longest = max(stall.longest, now - before - STEP)
-            before = now
+            now, work = perf_counter(), thread_time()
+            stall.longest, stall.work = max(stall.longest, now - before - STEP), max(stall.work, work - worked)
+            before, worked = now, work
 
     looking = asyncio.create_task(look())
     try:

@@ -25,7 +25,7 @@ from test_results import TROUBLES
 
 import holdfast
 from holdfast import aio, outbox, publisher
-from holdfast.aio.dispatch import GRACE, Call
+from holdfast.aio.dispatch import Call
 from holdfast.outbox.table import outbox as table
 from holdfast.publisher import Disconnected, Nacked, NotAcknowledged, TimedOut, Unreachable
 from holdfast.publisher.many import wires_of
@@ -93,19 +93,24 @@ def test_many_coroutines_share_a_connection_and_a_thread() -> None:
 
 
 def test_the_loop_goes_on_while_the_broker_is_silent() -> None:
-    with scripted(silent, deadline=1.0, attempt=1.0) as (_, add, _nodes):
+    def script(session: Session, tag: int) -> None:
+        if tag == 1:
+            session.ack(tag)
+
+    with scripted(script, deadline=3.0, attempt=3.0) as (_, add, _nodes):
 
         async def run() -> tuple[list[Any], float]:
+            await aio.apply_async(add, (0,), deadline=20)  # connects
             async with recorded() as stall:
                 calls = [aio.delay(add, n) for n in range(50)]
                 return await asyncio.gather(*calls, return_exceptions=True), stall.longest
 
         started = monotonic()
         errors, longest = asyncio.run(run())
-        assert monotonic() - started >= 1.0
+        assert monotonic() - started >= 3.0
         assert {type(error) for error in errors} == {TimedOut}
         assert all(error.maybe_published for error in errors)
-        assert longest < 0.5
+        assert longest < 2, "a loop that waits for the broker stands still for three seconds"
 
 
 def test_a_call_whose_turn_does_not_come_ends_at_its_deadline_and_is_never_sent() -> None:
@@ -126,7 +131,7 @@ def test_a_call_whose_turn_does_not_come_ends_at_its_deadline_and_is_never_sent(
 
         error, took = asyncio.run(run())
         assert (error.task_id, error.maybe_published) == ("id-0002", False)
-        assert 0.2 <= took < 0.2 + 2 * GRACE
+        assert 0.2 <= took < 10, "the first call has three times as long"
         assert ids(node) == ["id-0001", "id-0003"]
 
 
@@ -187,7 +192,8 @@ def test_a_call_cancelled_while_its_message_is_built_is_never_sent() -> None:
 
 
 def test_a_timeout_of_asyncio_stays_one_and_tells_what_is_known() -> None:
-    with scripted(silent, deadline=3.0, attempt=3.0) as (_, add, (node,)):
+    release = threading.Event()
+    with scripted(ack_after(release)) as (_, add, (node,)):
 
         async def run() -> NotAcknowledged | None:
             async def expire(limit: asyncio.Timeout) -> None:
@@ -203,6 +209,7 @@ def test_a_timeout_of_asyncio_stays_one_and_tells_what_is_known() -> None:
             with pytest.raises(TimeoutError) as caught:
                 await call()
             await expiring[0]
+            release.set()
             return aio.verdict(caught.value)
 
         known = asyncio.run(run())
@@ -212,13 +219,15 @@ def test_a_timeout_of_asyncio_stays_one_and_tells_what_is_known() -> None:
 
 def test_a_timeout_of_wait_for_tells_what_is_known() -> None:
     """The form for Python 3.10, which has no ``asyncio.timeout``."""
-    with scripted(silent, deadline=3.0, attempt=3.0) as (_, add, (node,)):
+    release = threading.Event()
+    with scripted(ack_after(release)) as (_, add, (node,)):
 
         async def run() -> NotAcknowledged | None:
             publishing = asyncio.create_task(aio.delay(add, 1))
             await until(lambda: node.published)
             with pytest.raises(asyncio.TimeoutError) as caught:
                 await asyncio.wait_for(publishing, 0.01)
+            release.set()
             return aio.verdict(caught.value)
 
         known = asyncio.run(run())
@@ -249,7 +258,7 @@ def test_the_verdict_is_the_one_of_the_synchronous_publisher() -> None:
         asyncio.run(aio.delay(app.tasks["add"], 1))
     assert not unreachable.value.maybe_published
     with (
-        scripted(lambda session, tag: session.nack(tag), deadline=0.5) as (_, add, _nodes),
+        scripted(lambda session, tag: session.nack(tag), deadline=3.0) as (_, add, _nodes),
         pytest.raises(Nacked) as nacked,
     ):
         asyncio.run(aio.delay(add, 1))
@@ -258,7 +267,7 @@ def test_the_verdict_is_the_one_of_the_synchronous_publisher() -> None:
 
 def test_the_fallback_stores_what_no_broker_took() -> None:
     stored: list[Any] = []
-    with scripted(lambda session, tag: session.nack(tag), deadline=0.5) as (app, add, _):
+    with scripted(lambda session, tag: session.nack(tag), deadline=3.0) as (app, add, _):
         publisher.publisher_of(app).fallback = stored.append
         result = asyncio.run(aio.delay(add, 1))
         assert [message.task_id for message in stored] == [result.id]
@@ -287,7 +296,7 @@ def test_what_is_known_of_each_message_outlives_the_deadline_of_its_part() -> No
         async def run() -> tuple[list[Any], list[Any]]:
             await aio.apply_async(add, (9,), task_id="id-0009")  # connects: the deadline below is for publishing alone
             signatures = [add.s(n).set(task_id=f"id-{n:04}") for n in range(6)]
-            outcomes = await aio.publish_many(app, signatures, window=2, deadline=1)
+            outcomes = await aio.publish_many(app, signatures, window=2, deadline=3)
             return outcomes, await aio.publish_many(app, signatures[4:], deadline=0.1)
 
         try:
@@ -312,7 +321,7 @@ def test_what_is_known_of_each_message_outlives_a_failure_of_the_thread(monkeypa
             raise RuntimeError("a defect")
 
         monkeypatch.setattr(publisher.publisher_of(app), "store", fail)
-        outcomes = asyncio.run(aio.publish_many(app, [add.s(n) for n in range(3)], deadline=0.5))
+        outcomes = asyncio.run(aio.publish_many(app, [add.s(n) for n in range(3)], deadline=3))
         assert [outcome.acknowledged for outcome in outcomes] == [True, True, False]
         assert isinstance(outcomes[2].error, Disconnected)
         assert outcomes[2].error.maybe_published
@@ -356,7 +365,7 @@ def test_a_call_that_comes_after_the_end_is_published_by_the_next_thread() -> No
 
         async def late(dispatcher: Any) -> None:
             signature = add.s(2).set(task_id="id-0002")
-            call = Call(lambda templates: wires_of(app, templates, signature), copy_context(), ["id-0002"], 5.0)
+            call = Call(lambda templates: wires_of(app, templates, signature), copy_context(), ["id-0002"], 30.0)
             assert [outcome.error for outcome in await dispatcher.publish(call)] == [None]
 
         asyncio.run(run())
@@ -371,7 +380,7 @@ def test_a_close_between_two_parts_ends_neither() -> None:
             aio.dispatch.close(app)
             yield add.s(2)
 
-        outcomes = asyncio.run(aio.publish_many(app, signatures(), window=1, deadline=2.0))
+        outcomes = asyncio.run(aio.publish_many(app, signatures(), window=1, deadline=20))
         assert [outcome.acknowledged for outcome in outcomes] == [True, True]
         assert len(node.published) == 2
 
@@ -417,7 +426,7 @@ def test_the_first_limit_counts_and_none_is_an_option_of_the_message(limits: dic
         with pytest.raises(NotAcknowledged):
             asyncio.run(aio.apply_async(add, (1,), **limits))
         assert monotonic() - started < 10
-        assert seen
+        asyncio.run(until(lambda: seen))  # the thread may build the message after its call has ended
         assert not {name for options in seen for name in options} & {"deadline", "confirm_timeout", "timeout"}
 
 
@@ -527,8 +536,8 @@ class TestGet:
         app = app_of("memory://")
         app.backend.store_result("failed", kind("the supplier does not answer"), "FAILURE")
         with pytest.raises(kind, match="the supplier does not answer"):
-            asyncio.run(aio.get(app.AsyncResult("failed"), 2))
-        kept = asyncio.run(aio.get(app.AsyncResult("failed"), 2, propagate=False))
+            asyncio.run(aio.get(app.AsyncResult("failed"), 20))
+        kept = asyncio.run(aio.get(app.AsyncResult("failed"), 20, propagate=False))
         assert isinstance(kept, kind)
 
     def test_a_store_that_does_not_answer_stops_neither_the_loop_nor_the_deadline(self) -> None:
@@ -545,8 +554,8 @@ class TestGet:
             return stall.longest
 
         started = monotonic()
-        assert asyncio.run(run()) < 0.3
-        assert monotonic() - started < 5
+        assert asyncio.run(run()) < 10
+        assert monotonic() - started < 20, "the store answers after 30 s"
 
 
 @pytest.fixture
