@@ -161,12 +161,12 @@ def test_a_look_that_fails_does_not_end_the_audit(monkeypatch: pytest.MonkeyPatc
         looks.append(time())
         if len(looks) == 1:
             raise TypeError("a note of an unknown kind")
-        done.set()
         return Verdict(at=17.0, unaccounted=0, undecided=0, oldest=0.0)
 
     def active() -> bool:
-        if done.is_set():
-            Event().wait()  # the thread has nothing left to do
+        if len(looks) == 2:
+            done.set()  # only now: the thread has kept the verdict, and later tests find none
+            Event().wait()  # it has nothing left to do
         return True
 
     monkeypatch.setattr(Latest, "verdict", None)
