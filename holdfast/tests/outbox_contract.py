@@ -244,7 +244,7 @@ class OutboxContract:
         victim.kill()
         victim.wait()
         assert waiting(engine) == (0 if step == "settled" else 8)
-        assert start_relay(engine, log, "none").wait(timeout=30) == 0
+        assert start_relay(engine, log, "none").wait(timeout=120) == 0
         published = Counter(line.split()[0] for line in log.read_text().splitlines())
         assert set(published) == set(ids)
         assert waiting(engine) == 0
@@ -255,7 +255,7 @@ class OutboxContract:
         ids = add_rows(engine, 400)
         log = tmp_path / "published"
         relays = [start_relay(engine, log, "none") for _ in range(2)]
-        assert [relay.wait(timeout=60) for relay in relays] == [0, 0]
+        assert [relay.wait(timeout=120) for relay in relays] == [0, 0]
         lines = [line.split() for line in log.read_text().splitlines()]
         assert sorted(task_id for task_id, _ in lines) == sorted(ids), "each row once"
         assert waiting(engine) == 0

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from holdfast.publisher import Message, NotAcknowledged
 
 STEPS = ("claiming", "claimed", "half published", "published", "settling", "settled")
-LEASE = 1.0  # seconds
+LEASE = 1.0  # seconds, of a relay that is to be killed
+LONG = 300.0  # of one that is not: no other takes its rows over, however slow the machine is
 
 
 class Barriers:
@@ -61,8 +62,8 @@ def main(url: str, log: str, wanted: str) -> None:
         published = True
         return [None] * len(messages)
 
-    rows = store.EngineRows(engine)
-    relay = Relay(Celery(set_as_current=False), rows, send, Metrics(rows, patience=60), batch=10, lease=LEASE)
+    rows, lease = store.EngineRows(engine), LEASE if wanted in STEPS else LONG
+    relay = Relay(Celery(set_as_current=False), rows, send, Metrics(rows, patience=60), batch=10, lease=lease)
     event.listen(engine, "commit", lambda _: barriers.reach("settling" if published else "claiming"))
     while True:
         relay.once()

@@ -196,7 +196,7 @@ def get(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-def wait_for(condition: Callable[[], object], deadline: float = 30) -> None:
+def wait_for(condition: Callable[[], object], deadline: float = 60) -> None:
     """Wait until a callable answers with a true value."""
     end = time.monotonic() + deadline
     while not condition():
@@ -217,7 +217,7 @@ def test_the_process_relays_reports_and_stops_on_sigterm(
     assert "holdfast_outbox_waiting_rows 0.0" in page
     assert get(f"{address}/healthz")[0] == 200
     relay.send_signal(signal.SIGTERM)
-    assert relay.wait(timeout=30) == 0
+    assert relay.wait(timeout=90) == 0
 
 
 def test_the_process_turns_unhealthy_without_its_database_and_recovers(
@@ -229,7 +229,7 @@ def test_the_process_turns_unhealthy_without_its_database_and_recovers(
     clear(engine)
     add_rows(engine, 1)
     wait_for(lambda: waiting(engine) == 0)
-    assert get(f"{address}/healthz")[0] == 200
+    wait_for(lambda: get(f"{address}/healthz")[0] == 200)
 
 
 def test_a_silent_relay_is_unhealthy(engine: Engine) -> None:
