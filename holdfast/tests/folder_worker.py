@@ -126,7 +126,7 @@ class Worker:
         )
 
 
-def wait_for(condition: Callable[[], object], worker: Worker, deadline: float = 40) -> None:
+def wait_for(condition: Callable[[], object], worker: Worker, deadline: float = 90) -> None:
     """Wait until a callable answers with a true value; a page that is not there yet is no answer."""
     end = time.monotonic() + deadline
     while True:
