@@ -23,7 +23,7 @@ UNREACHABLE = {
 def run(folder: Path, servers: dict[str, str], *command: str) -> str:
     """Run a command of a tutorial in its folder and return what it prints."""
     done = subprocess.run(
-        command, cwd=folder, env=environment(servers), text=True, capture_output=True, check=False, timeout=120
+        command, cwd=folder, env=environment(servers), text=True, capture_output=True, check=False, timeout=300
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout

@@ -22,7 +22,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOLDFAST_SENTINEL_MASTER", "results")
     monkeypatch.setenv("WEBHOOKS_DATABASE_URL", f"sqlite:///{tmp_path / 'webhooks.sqlite3'}")
     monkeypatch.setenv("WEBHOOKS_MAX_ATTEMPTS", "4")
-    monkeypatch.setenv("WEBHOOKS_TIMEOUT", "2")
+    monkeypatch.setenv("WEBHOOKS_TIMEOUT", "20")
     monkeypatch.setenv("WEBHOOKS_ALLOWED_NETWORKS", "127.0.0.0/8")  # the receiver of these tests
     db.create_tables()
 

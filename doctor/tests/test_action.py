@@ -36,7 +36,7 @@ def test_its_step_writes_the_findings_and_fails(tmp_path: Path, ignored: list[st
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
         cwd=tmp_path, env=os.environ | environment | {"PATH": path},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     rules = {one["ruleId"] for one in json.loads((tmp_path / given["sarif"]).read_text())["runs"][0]["results"]}
 

@@ -57,7 +57,7 @@ def status(port: int, authority: str, own: tuple[str, str] | None) -> int:
     context = ssl.create_default_context(cafile=authority)
     if own:
         context.load_cert_chain(*own)
-    link = http.client.HTTPSConnection(ADDRESS, port, context=context, timeout=5)
+    link = http.client.HTTPSConnection(ADDRESS, port, context=context, timeout=30)
     link.request("GET", "/metrics")
     return link.getresponse().status
 
@@ -70,7 +70,7 @@ def test_who_shows_none_or_that_of_a_stranger_is_not(port: int, files: tuple[str
     for own in (None, certificate(tmp_path / "elsewhere", "stranger")):
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
             status(port, files[0], own)
-    link = http.client.HTTPConnection(ADDRESS, port, timeout=5)
+    link = http.client.HTTPConnection(ADDRESS, port, timeout=30)
     link.request("GET", "/metrics")
     with pytest.raises((ConnectionError, http.client.BadStatusLine)):
         link.getresponse()

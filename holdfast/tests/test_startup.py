@@ -44,7 +44,7 @@ def test_a_worker_without_the_redis_extra_does_not_start() -> None:
         env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode != 0
@@ -180,7 +180,7 @@ def test_a_rule_that_crashes_does_not_open_the_gate(tmp_path: Path, start: str, 
         [sys.executable, "-c", BROKEN_RULE.format(error=error, start=start.format(folder=tmp_path))],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1
@@ -212,7 +212,7 @@ def test_a_worker_or_beat_checks_its_own_application_only() -> None:
     checked: list[Celery] = []
     for one in (other, app):
         startup.at_start(one, lambda started: checked.append(started.app))
-    with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=20):
+    with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=60):
         assert checked == [app]
     beat_init.send(sender=beat.Service(other))  # what a beat does when it starts
     assert checked == [app, other]

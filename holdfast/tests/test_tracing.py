@@ -86,10 +86,10 @@ def test_a_task_its_retry_and_what_it_publishes_belong_to_the_callers_trace(
     app: Celery, exporter: InMemorySpanExporter
 ) -> None:
     with (
-        start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=20),
+        start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=60),
         trace.get_tracer("test").start_as_current_span("web request") as request,
     ):
-        app.tasks["again"].delay().get(timeout=20, disable_sync_subtasks=False)
+        app.tasks["again"].delay().get(timeout=60, disable_sync_subtasks=False)
     found = spans(exporter)
     trace_id = request.get_span_context().trace_id
     assert {span.context.trace_id for group in found.values() for span in group if span.context} == {trace_id}
@@ -107,8 +107,8 @@ def test_the_way_through_the_outbox_keeps_the_trace(app: Celery, exporter: InMem
         task_id = outbox.enqueue(connection, app.tasks["add"].s(1, 2))
     rows = EngineRows(engine)
     assert Relay(app, rows, sender(app), Metrics(rows, 60)).once().published == 1
-    with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=20):
-        assert app.AsyncResult(task_id).get(timeout=20) == 3
+    with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=60):
+        assert app.AsyncResult(task_id).get(timeout=60) == 3
     (ran,) = spans(exporter)["run/add"]
     assert ran.context is not None
     assert ran.context.trace_id == request.get_span_context().trace_id
