@@ -17,6 +17,7 @@ from amqp.exceptions import AMQPError
 from kombu import Connection, Exchange
 from kombu.transport.native_delayed_delivery import declare_native_delayed_delivery_exchanges_and_queues
 from redis import Redis
+from redis.exceptions import RedisError
 
 from holdfast import routing
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOGIN = "scratch"
+TICK = 500  # milliseconds between two counts of a queue; by default 5000, more than Rig.drained waits
 RABBITMQ = f"""
 default_vhost = {VHOST}
 default_user = {LOGIN}
@@ -38,12 +40,13 @@ loopback_users = none
 REDIS = """
 redis-server --port $1 --bind 127.0.0.1 --appendonly yes --appendfsync always --save '' $2
 """
+# No test here needs a failover, and one that a busy disk brings about would leave a primary that takes no writes.
 SENTINEL = """
 dir=$(mktemp -d); cat > "$dir/sentinel.conf" <<END
 port $1
 bind 127.0.0.1
 sentinel monitor results 127.0.0.1 $2 1
-sentinel down-after-milliseconds results 3000
+sentinel down-after-milliseconds results 600000
 END
 exec redis-sentinel "$dir/sentinel.conf"
 """
@@ -71,6 +74,14 @@ def free_ports(count: int) -> list[int]:
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def answers(client: Redis) -> bool:
+    """Tell whether a Redis or a Sentinel that has just been started takes commands."""
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
 
 
 @contextmanager
@@ -169,16 +180,18 @@ class OwnRig(Rig):
         data = None if body is None else json.dumps(body).encode()
         url = f"http://127.0.0.1:{self.servers.management}/api/{path}"
         headers = {"Authorization": f"Basic {login}"}
-        with urlopen(Request(url, data, headers, method=method), timeout=15) as answer:
+        with urlopen(Request(url, data, headers, method=method), timeout=60) as answer:
             content = answer.read()
         return json.loads(content) if content else None
 
     def depth(self, queue: str | None = None) -> tuple[int, int]:
+        """Return how many messages are ready, and how many were unacknowledged at most :data:`TICK` ago."""
         assert self.servers
         name = queue or self.queue
         with Connection(self.servers.broker_url) as connection:
             ready = connection.default_channel.queue_declare(name, passive=True).message_count
-        return ready, int(self.api("GET", f"queues/{VHOST}/{name}").get("messages_unacknowledged", 0))
+        totals = self.api("GET", f"queues/{VHOST}/{name}?disable_stats=true&enable_queue_totals=true")
+        return ready, int(totals["messages_unacknowledged"])
 
     def servers_environment(self) -> dict[str, str]:
         assert self.servers
@@ -194,7 +207,7 @@ class OwnRig(Rig):
     def prefix(self) -> str:
         return ""  # as applications have it
 
-    def call(self, code: str, seconds: float = 90, **extra: str) -> str:
+    def call(self, code: str, seconds: float = 240, **extra: str) -> str:
         """Run Python code with the login of whoever publishes and waits."""
         assert self.servers
         return super().call(code, seconds, **{"HOLDFAST_RESULT_URL": self.servers.redis_url("app"), **extra})
@@ -237,7 +250,8 @@ def running(folder: Path) -> Iterator[Servers]:
     with ExitStack() as stack:
         publish = ("--publish", f"127.0.0.1:{broker}:5672", "--publish", f"127.0.0.1:{management}:15672")
         mount = ("--volume", f"{conf}:/etc/rabbitmq/rabbitmq.conf:ro")
-        stack.enter_context(container(*publish, *mount, image("rabbitmq")))
+        tick = ("--env", f"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-rabbit quorum_tick_interval {TICK}")
+        stack.enter_context(container(*publish, *mount, *tick, image("rabbitmq")))
         stack.enter_context(container(*shell, REDIS, "sh", primary, ""))
         stack.enter_context(container(*shell, REDIS, "sh", replica, f"--replicaof 127.0.0.1 {primary}"))
         stack.enter_context(container(*shell, SENTINEL, "sh", sentinel, primary))
@@ -248,17 +262,16 @@ def running(folder: Path) -> Iterator[Servers]:
 
 def _prepare(servers: Servers) -> None:
     """Wait for the servers, and give the broker the exchanges that its definitions give the stack's."""
-    url = f"http://127.0.0.1:{servers.management}"
-    wait_until(lambda: urlopen(url, timeout=5).status == 200, "the broker has started", 180)
+    wait_for_broker(servers.broker_url)  # its port for AMQP opens last
     with Connection(servers.broker_url) as connection:
         Exchange(routing.EXCHANGE, "topic")(connection.default_channel).declare()
         declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
 
     def replicated() -> bool:
         with Redis(port=servers.sentinel, decode_responses=True) as sentinel:
-            return len(sentinel.sentinel_slaves("results")) == 1
+            return answers(sentinel) and len(sentinel.sentinel_slaves("results")) == 1
 
-    wait_until(replicated, "Sentinel sees the replica", 30)
+    wait_until(replicated, "Sentinel sees the replica", 120)
     for port in (servers.primary, servers.replica):
         with Redis(port=port) as client:
             for user in ("app", "worker", "beat", "broker"):

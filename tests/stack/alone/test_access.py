@@ -11,7 +11,7 @@ import yaml
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from ..servers import container, free_ports
+from ..servers import answers, container, free_ports
 from ..stack import ROOT, wait_until
 
 if TYPE_CHECKING:
@@ -37,15 +37,8 @@ def server(request: pytest.FixtureRequest, store: str, filled: Path) -> Iterator
     password = (filled / "passwords/REDIS_ADMIN_PASSWORD").read_text(encoding="utf-8").strip()
     with container(*shell, str(port)):
         admin = Redis(port=port, username="admin", password=password, decode_responses=True)
-        wait_until(lambda: _answers(admin), f"{request.param} answers", 30)
+        wait_until(lambda: answers(admin), f"{request.param} answers", 60)
         yield request.param, admin
-
-
-def _answers(client: Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except Exception:  # noqa: BLE001 - not yet
-        return False
 
 
 def test_the_users_are_those_of_the_table(server: tuple[str, Redis]) -> None:
@@ -66,7 +59,7 @@ def test_a_restart_reads_transactions_and_scripts_too(store: str, filled: Path) 
     names = ["alone", "first", "second", "third", "fourth"]
     keys = [f"celery-task-meta-{name}" for name in names]
     with container("--network", "host", "--entrypoint", "sh", *users, store, "-c", start, str(port)) as server:
-        wait_until(lambda: _answers(worker), "Redis answers", 30)
+        wait_until(lambda: answers(worker), "Redis answers", 60)
         worker.set(keys[0], "x")
         with worker.pipeline(transaction=True) as pipe:
             pipe.set(keys[1], "x")
@@ -74,7 +67,7 @@ def test_a_restart_reads_transactions_and_scripts_too(store: str, filled: Path) 
             pipe.execute()
         worker.eval("redis.call('SET', KEYS[1], 'x') redis.call('SET', KEYS[2], 'x')", 2, *keys[3:])
         subprocess.run(["docker", "restart", "--time", "5", server], check=True, capture_output=True)
-        wait_until(lambda: _answers(worker), "Redis answers again", 30)
+        wait_until(lambda: answers(worker), "Redis answers again", 60)
         assert worker.mget(keys) == ["x"] * len(keys)
         with pytest.raises(AuthenticationError):
             Redis(port=port).get(keys[0])

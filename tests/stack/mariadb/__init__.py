@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from ..servers import container, free_ports
 from ..stack import wait_until
@@ -34,11 +34,11 @@ def server() -> Iterator[str]:
         def answers() -> bool:
             try:
                 engine.connect().close()
-            except OperationalError:
+            except DBAPIError:
                 return False
             return True
 
-        wait_until(answers, "MariaDB has started", 120)
+        wait_until(answers, "MariaDB has started", 180)
         engine.dispose()
         yield url
 
