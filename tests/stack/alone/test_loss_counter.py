@@ -66,7 +66,7 @@ class Audited:
 
     def all_noted(self, count: int) -> None:
         """Wait until the end of so many messages is noted."""
-        wait_until(lambda: self.notes("ended") == count, f"{count} ends are noted", 60)
+        wait_until(lambda: self.notes("ended") == count, f"{count} ends are noted", 120)
 
 
 def _page(port: str) -> str:
@@ -91,7 +91,7 @@ def test_what_ended_is_accounted_for_whatever_was_killed(audited: Audited) -> No
     rig = audited.rig
     with rig.worker(concurrency=2, **ON) as worker:
         audited.publish("for n in range(100): echo.apply_async((n, 0.05), ignore_result=n % 2 == 0)")
-        wait_until(lambda: len(rig.lines("end")) >= 20, "some have run", 40)
+        wait_until(lambda: len(rig.lines("end")) >= 20, "some have run", 90)
         worker.end()  # SIGKILL, to its children, too
     assert rig.servers
     subprocess.run(["docker", "restart", "-t", "0", container_of(rig.servers.broker)], check=True, capture_output=True)
@@ -99,7 +99,7 @@ def test_what_ended_is_accounted_for_whatever_was_killed(audited: Audited) -> No
     assert audited.notes("acked") == 100
     with rig.worker(concurrency=2, **ON):
         audited.publish("again.delay(0, 2)")  # three messages of one task
-        wait_until(lambda: len(rig.runs("end")) == 100 and len(rig.lines("again")) == 3, "all have run", 90)
+        wait_until(lambda: len(rig.runs("end")) == 100 and len(rig.lines("again")) == 3, "all have run", 180)
         rig.drained()
         audited.all_noted(103)
         verdict = audited.look()
@@ -114,7 +114,7 @@ def test_the_counter_rises_by_the_number_of_lost_tasks(audited: Audited) -> None
     assert audited.look()["unaccounted"] == 0, "nobody consumes: the queue may have been empty for another reason"
     with rig.worker(**ON):
         audited.publish("for n in range(60): echo.delay(n, 0.2)")
-        wait_until(lambda: len(rig.runs("end")) >= 5, "some have run", 40)
+        wait_until(lambda: len(rig.runs("end")) >= 5, "some have run", 90)
         rig.api("DELETE", f"queues/{VHOST}/{rig.queue}/contents")
         rig.drained()
         executed = len(rig.runs("end"))
@@ -128,16 +128,18 @@ def test_the_counter_rises_by_the_number_of_lost_tasks(audited: Audited) -> None
 def test_what_waits_runs_or_died_is_not_lost(audited: Audited) -> None:
     rig = audited.rig
     rig.declare(delivery_limit=1)
+    release = rig.folder / "release"
     audited.publish("echo.apply_async((0,), countdown=3600)")
     with rig.worker(concurrency=2, **ON):
-        audited.publish("poison.delay(); echo.delay(1, 45)")
-        wait_until(lambda: rig.depth("dead")[0] == 1 and rig.lines("echo"), "one is dead, one runs", 60)
+        audited.publish(f"poison.delay(); hold.delay(1, {str(release)!r})")
+        wait_until(lambda: rig.depth("dead")[0] == 1 and rig.lines("echo"), "one is dead, one runs", 120)
         audited.forget("held")  # the one that is dead now may have been noted while it ran
-        wait_until(lambda: audited.notes("held"), "it is noted that one runs", 60)
-        wait_until(lambda: audited.notes("returned") == 1, "it is noted that one was returned", 60)
+        wait_until(lambda: audited.notes("held"), "it is noted that one runs", 120)
+        wait_until(lambda: audited.notes("returned") == 1, "it is noted that one was returned", 120)
         verdict = audited.look()
     assert (verdict["unaccounted"], verdict["undecided"]) == (0, 1), "the dead letter alone is undecided"
     rig.api("DELETE", f"queues/{VHOST}/dead/contents")
+    release.touch()
     with rig.worker(concurrency=2, **ON):
         rig.drained(120)
         wait_until(lambda: rig.runs("end"), "the other one has run", 90)
@@ -150,7 +152,7 @@ def test_the_active_beat_shows_the_counter(audited: Audited) -> None:
     port = str(free_ports(1)[0])
     audited.publish("echo.delay(1)")
     with rig.process("beat", "--pidfile=", HOLDFAST_METRICS_PORT=port, SCRATCH_AUDIT_AFTER="10", **ON):
-        wait_until(lambda: "holdfast_tasks_unaccounted 0.0" in _page(port), "the page has the counter", 90)
+        wait_until(lambda: "holdfast_tasks_unaccounted 0.0" in _page(port), "the page has the counter", 180)
         assert {"holdfast_tasks_undecided", "holdfast_audit_oldest_open_age_seconds"} <= set(_page(port).split())
 
 
@@ -158,7 +160,7 @@ def test_without_a_share_nothing_is_noted(audited: Audited) -> None:
     rig = audited.rig
     with rig.worker():
         rig.call("echo.delay(1)")
-        wait_until(lambda: rig.runs("end"), "it has run", 40)
+        wait_until(lambda: rig.runs("end"), "it has run", 90)
         rig.drained()
     assert audited.notes("*") == 0
 
@@ -167,8 +169,10 @@ def test_the_notes_of_a_stopped_worker_are_written(audited: Audited) -> None:
     rig = audited.rig
     with rig.worker(**ON) as worker:
         audited.publish("for n in range(20): echo.delay(n)")
-        wait_until(lambda: len(rig.runs("end")) == 20, "all have run", 40)
+        wait_until(lambda: len(rig.runs("end")) == 20, "all have run", 90)
         os.kill(worker.child.pid, signal.SIGTERM)
-        wait_until(lambda: not worker.alive, "it has stopped", 40)
-    assert audited.notes("ended") == 20
+        wait_until(lambda: not worker.alive, "it has stopped", 90)
+    # the last one may have run and not been acknowledged yet: then it is back, or held back for a moment
+    wait_until(lambda: audited.notes("ended") + rig.depth()[0] == 20, "each is noted or goes back", 60)
+    assert audited.notes("ended") >= 19
     assert not list((rig.folder / "pulse").glob("audit-*/*")), "its files are gone"

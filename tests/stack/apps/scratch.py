@@ -67,6 +67,16 @@ def echo(self: Task[Any, Any], value: Any, seconds: float = 0) -> Any:
 
 
 @app.task(bind=True)
+def hold(self: Task[Any, Any], value: Any, until: str) -> Any:
+    """As echo, for as long as a test wants: until a file is there."""
+    note("echo", value, self)
+    while not Path(until).exists():
+        time.sleep(0.1)
+    note("end", value, self)
+    return value
+
+
+@app.task(bind=True)
 def tick(self: Task[Any, Any]) -> None:
     note("tick", time.time(), self)
 
