@@ -83,7 +83,7 @@ def call(own: dict[str, str], code: str) -> str:
     """Run code of a client, which publishes and waits, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=APPS, env=environment(own), text=True, capture_output=True, check=False, timeout=180,
+        cwd=APPS, env=environment(own), text=True, capture_output=True, check=False, timeout=400,
     )  # fmt: skip
     return done.stdout.strip() if done.returncode == 0 else done.stderr
 
@@ -110,7 +110,7 @@ def test_a_classic_queue_of_before_is_not_touched_and_the_log_names_it(own: dict
         own = own | {"OWN_QUEUE": "before"}
         assert call(own, "from own_app import add; print(add.delay(1, 1).state)") == "PENDING"
         with worker(tmp_path, own) as log:
-            wait_until(lambda: "PRECONDITION_FAILED" in log.read_text(), "the broker refuses the declaration", 90)
+            wait_until(lambda: "PRECONDITION_FAILED" in log.read_text(), "the broker refuses the declaration", 180)
         assert re.search(
             r"PRECONDITION_FAILED - inequivalent arg '[\w-]+' for (queue|exchange) 'before'", log.read_text()
         )
@@ -119,7 +119,7 @@ def test_a_classic_queue_of_before_is_not_touched_and_the_log_names_it(own: dict
 
 def test_queues_that_lose_tasks_are_refused_at_start_by_name(own: dict[str, str], tmp_path: Path) -> None:
     with worker(tmp_path, own | {"OWN_TOPOLOGY": "classic"}) as log:
-        wait_until(lambda: "To start anyway" in log.read_text(), "the worker refuses", 60)
+        wait_until(lambda: "To start anyway" in log.read_text(), "the worker refuses", 120)
     said = log.read_text()
     assert "HF209-quorum-queues: not quorum queues: celery" in said
     assert "HF210-direct-exchange: on a direct exchange: celery" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from threading import local
 from typing import Any
 
 from celery import Celery, Task, shared_task
@@ -17,17 +18,24 @@ class Order(BaseModel):
     number: int
 
 
-class ContextTask(Task):  # type: ignore[type-arg]  # as Flask's documentation writes it
-    """Notes that a task runs inside of its own ``__call__``, as Flask pushes a context there."""
+class Context(local):
+    """What a task of this thread, or of this greenlet, finds."""
 
     inside = False
 
+
+context = Context()
+
+
+class ContextTask(Task):  # type: ignore[type-arg]  # as Flask's documentation writes it
+    """Notes that a task runs inside of its own ``__call__``, as Flask pushes a context there."""
+
     def __call__(self, *args: object, **kwargs: object) -> object:
-        ContextTask.inside = True
+        context.inside = True
         try:
             return self.run(*args, **kwargs)
         finally:
-            ContextTask.inside = False
+            context.inside = False
 
 
 def create(**own: Any) -> Celery[ContextTask]:
@@ -58,7 +66,7 @@ app: Any = create(**own)
 @shared_task
 def add(first: int, second: int) -> tuple[int, bool]:
     """Add, and tell whether the task class's own ``__call__`` ran it."""
-    return first + second, ContextTask.inside
+    return first + second, context.inside
 
 
 @shared_task(pydantic=True)
