@@ -35,7 +35,7 @@ pytestmark = pytest.mark.stack  # needs the engine and the images that `make up`
 
 HERE = Path(__file__).parents[1]
 BULK = 4000  # tasks that only wait: long enough for a run to be killed in the middle
-COUNTDOWN = 60  # seconds; longer than everything up to the move
+COUNTDOWN = 120  # seconds; longer than everything up to the move
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Move:
                 start_new_session=True,
             )  # fmt: skip
             try:
-                wait_until(lambda: f"{name}@" in log.read_text() and " ready." in log.read_text(), f"{name} runs", 90)
+                wait_until(lambda: f"{name}@" in log.read_text() and " ready." in log.read_text(), f"{name} runs", 120)
                 yield process
             finally:
                 if process.poll() is None:
@@ -109,10 +109,11 @@ class Move:
 
     def send(self, app: Celery[Any], number: int, **options: Any) -> None:
         """Publish a task and write down that it was accepted."""
+        begun = time.time()
         taken = app.send_task("work", (number, options.pop("seconds", 0.0)), **options)
         self.accepted.append(str(taken.id))
         if "countdown" in options:
-            self.due[str(taken.id)] = time.time() + options["countdown"]
+            self.due[str(taken.id)] = begun + options["countdown"]
 
     def left(self) -> dict[str, int]:
         """Return the lengths of what lies in the old broker, asked from Redis itself."""
@@ -152,14 +153,14 @@ def delay(move: Move, count: int) -> None:
     """Publish countdowns, until the old workers hold all of them in their memory."""
     for number in range(count):
         move.send(move.old, number, queue="mail", countdown=COUNTDOWN)
-    wait_until(lambda: not any("mail" in key for key in move.left()), "old workers hold the countdowns", 60)
+    wait_until(lambda: not any("mail" in key for key in move.left()), "old workers hold the countdowns", 90)
 
 
 def load(move: Move) -> Any:
     """Fill the old broker with everything that an application may have there; return the result of a chord."""
-    delay(move, 30)
     for number in range(BULK):
         move.send(move.old, number, queue="bulk", priority=5 * (number % 2))
+    delay(move, 30)
     work, total = move.old.signature("work"), move.old.signature("total")
     parts = [work.clone((number, 3)).set(queue="celery") for number in range(12)]
     gathered = chord(parts, total.set(queue="mail"), app=move.old).delay()
@@ -171,7 +172,7 @@ def move_twice(move: Move) -> int:
     """Kill a run in the middle and run it again while an old worker is at work; return how many may run twice."""
     with Redis(port=move.redis) as client:
         killed = move.migrate()
-        wait_until(lambda: client.llen(f"{PREFIX}bulk") < BULK / 4, "the run is in the middle", 60)
+        wait_until(lambda: client.llen(f"{PREFIX}bulk") < BULK / 2, "the run has begun with them", 120)  # one priority
         killed.kill()
         killed.communicate()
     assert any("bulk" in key for key in move.left()), "the run had ended before it was killed"
@@ -197,8 +198,8 @@ def move_the_rest(move: Move) -> None:
 def test_nothing_that_was_accepted_is_lost(move: Move, tool: bool) -> None:
     with ExitStack() as stack:
         old = [stack.enter_context(move.worker(move.old_url, "celery,mail", name)) for name in ("old1", "old2")]
-        gathered = load(move)
         stack.enter_context(move.worker(move.new_url, ",".join(QUEUES), "new"))
+        gathered = load(move)
         flow = threading.Thread(target=produce, args=(move, move.new, 300))  # the producers are switched
         flow.start()
         os.killpg(old[0].pid, signal.SIGKILL)  # in the middle of its tasks, with countdowns in its memory
@@ -209,7 +210,7 @@ def test_nothing_that_was_accepted_is_lost(move: Move, tool: bool) -> None:
         flow.join()
         if tool:
             move_the_rest(move)
-            wait_until(lambda: not move.missing(), "everything accepted is executed", 180)
+            wait_until(lambda: not move.missing(), "everything accepted is executed", 300)
             assert gathered.get(timeout=60) == sum(range(12))
         else:
             new = set(move.accepted[-310:]) - move.due.keys()  # what was delayed meanwhile is on the old broker
