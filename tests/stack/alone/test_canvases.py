@@ -59,9 +59,9 @@ def ends(request: pytest.FixtureRequest, servers: Servers, tmp_path_factory: pyt
     rig.declare()
     try:
         with rig.worker(concurrency=2, HOLDFAST_IMPORTS="canvas_tasks", CANVAS_INBOX=store), relay(rig, url):
-            code = f"from canvas_tasks import answers\nanswers({way!r}, {url!r}, 120)"
-            found = json.loads(rig.call(code, seconds=240, CANVAS_INBOX=store).splitlines()[-1])
-            wait_until(lambda: len(rig.lines("said")) >= len(SAID), "every callback", 30)
+            code = f"from canvas_tasks import answers\nanswers({way!r}, {url!r}, 300)"
+            found = json.loads(rig.call(code, seconds=400, CANVAS_INBOX=store).splitlines()[-1])
+            wait_until(lambda: len(rig.lines("said")) >= len(SAID), "every callback", 60)
         yield found, [line[1] for line in rig.lines("said")]
         rig.nothing_refused()
     finally:

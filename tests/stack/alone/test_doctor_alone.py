@@ -69,11 +69,11 @@ def rabbit() -> Iterator[Server]:
     server = Server("rabbitmq:4.3.6-management")
     try:
         # not asked by a command: one that comes before the server makes a cookie that the server may not read
-        wait_until(lambda: "Time to start RabbitMQ" in docker("logs", server.name), "RabbitMQ runs", deadline=120)
+        wait_until(lambda: "Time to start RabbitMQ" in docker("logs", server.name), "RabbitMQ runs", deadline=180)
         server.run("rabbitmqctl", "add_user", "doctor", "doctor")
         server.run("rabbitmqctl", "set_permissions", "doctor", ".*", ".*", ".*")
         server.run("rabbitmqctl", "set_user_tags", "doctor", "administrator")
-        wait_until(lambda: server.answers("rabbitmq-diagnostics", "check_port_listener", "15672"), "its page", 60)
+        wait_until(lambda: server.answers("rabbitmq-diagnostics", "check_port_listener", "15672"), "its page", 120)
         declare(server)
         for name, definition in POLICIES.items():
             server.run("rabbitmqctl", "set_policy", name, f"^{name}$", definition)
@@ -115,7 +115,7 @@ def test_policies_that_lose_tasks(rabbit: Server) -> None:
     def seen() -> dict[str, list[str]]:
         return findings(application(rabbit), page)
 
-    wait_until(lambda: len(seen().get("HF823", [])) == 4, "the policies are in force", deadline=60)
+    wait_until(lambda: len(seen().get("HF823", [])) == 4, "the policies are in force", deadline=120)
     found = seen()
     assert sorted(found["HF823"]) == [
         "queue back: its dead letters come back to it from tasks",
@@ -189,14 +189,16 @@ def test_a_redis_broker_is_asked(redis: Server) -> None:
 @pytest.mark.parametrize("prefix", ["", "shop:"])
 def test_tasks_that_outlived_the_visibility_timeout_are_found(redis: Server, prefix: str) -> None:
     app = Celery("patient", broker=f"redis://{redis.address}/3", set_as_current=False)
-    app.conf.broker_transport_options = {"visibility_timeout": 2, "global_keyprefix": prefix}
+    long, short = ({"visibility_timeout": seconds, "global_keyprefix": prefix} for seconds in (3600, 2))
+    app.conf.broker_transport_options = long
     assert "HF912" not in findings(app, None)
     app.send_task("shop.invoice", queue="overdue")
     with app.connection_for_read() as connection:
         taken = connection.default_channel.basic_get("overdue")
         assert taken
         assert "HF912" not in findings(app, None), "it was taken just now"
-        wait_until(lambda: "HF912" in findings(app, None), "it is overdue", deadline=20)
+        app.conf.broker_transport_options = short
+        wait_until(lambda: "HF912" in findings(app, None), "it is overdue", deadline=60)
         (text,) = findings(app, None)["HF912"]
         assert text.startswith("broker: 1 delivered and not acknowledged within 2 s, the oldest since ")
         assert text.endswith(" s (shop.invoice)")
@@ -262,7 +264,7 @@ def test_a_broker_login_that_may_do_too_much(rabbit: Server) -> None:
 def test_sentinels_are_asked_each_alone(sentinel: Server) -> None:
     store = f"sentinel://{sentinel.address}:26379/0;sentinel://{sentinel.address}:1/0"
     app = Celery("patient", broker="memory://", backend=store, set_as_current=False)
-    options: dict[str, Any] = {"master_name": "results", "sentinel_kwargs": {"socket_timeout": 2}}
+    options: dict[str, Any] = {"master_name": "results", "sentinel_kwargs": {"socket_timeout": 30}}
     app.conf.result_backend_transport_options = options
     where = f"result store: Sentinel {sentinel.address}:26379"
     found = findings(app, None)

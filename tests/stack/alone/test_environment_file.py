@@ -119,7 +119,7 @@ def test_supervisor_hands_it_to_its_programs(app_env: Path, tmp_path: Path, writ
         stderr=subprocess.DEVNULL,
     ) as process:
         try:
-            wait_until(seen.exists, "the program has run", 30)
+            wait_until(seen.exists, "the program has run", 60)
         finally:
             process.terminate()
     check(seen.read_text(), app_env)

@@ -37,8 +37,8 @@ def states(servers: Servers) -> Counter[str]:
 def test_many_are_stored_as_revoked_and_the_others_run_once(own_rig: OwnRig, servers: Servers) -> None:
     own_rig.call(MANY)
     with own_rig.worker() as worker:
-        own_rig.drained(120)
-        wait_until(lambda: states(servers) == {"REVOKED": 600, "SUCCESS": 6}, "each has its state", 30)
+        own_rig.drained(180)
+        wait_until(lambda: states(servers) == {"REVOKED": 600, "SUCCESS": 6}, "each has its state", 60)
         assert "are dropped at a time" in worker.text
         assert worker.alive
     assert own_rig.runs("echo") == {f"healthy{number}": 2 for number in range(3)}
@@ -48,7 +48,7 @@ def test_many_are_stored_as_revoked_and_the_others_run_once(own_rig: OwnRig, ser
 def test_many_whose_results_are_ignored_leave_nothing(own_rig: OwnRig, servers: Servers) -> None:
     own_rig.call(MANY.replace("expires=late", "expires=late, ignore_result=True"))
     with own_rig.worker():
-        own_rig.drained(120)
+        own_rig.drained(180)
     assert states(servers) == {"SUCCESS": 6}
     assert own_rig.depth(own_rig.dead) == (0, 0)
 
@@ -63,21 +63,23 @@ def test_a_success_stays_and_a_chord_is_told(own_rig: OwnRig, servers: Servers) 
 from celery import chord
 from holdfast import results
 body = chord([echo.si(1).set(expires={LATE!r}), echo.si(2)])(total.s())
-error = results.get(body, timeout=30, propagate=False)
+error = results.get(body, timeout=60, propagate=False)
 assert type(error).__name__ == "ChordError" and "TaskRevokedError" in str(error), error
-assert [one.state for one in body.parent.results] == ["REVOKED", "SUCCESS"]
+revoked, other = body.parent.results
+assert results.get(other, timeout=60) == 2  # the body does not wait for it
+assert revoked.state == "REVOKED"
 """
         )
-        own_rig.drained()
+        own_rig.drained(90)
     assert states(servers) == {"SUCCESS": 2, "REVOKED": 1, "FAILURE": 1}
 
 
 def test_they_wait_for_a_store_that_is_away(own_rig: OwnRig, servers: Servers) -> None:
     own_rig.call(MANY)
     with servers.configured(min_replicas_to_write="2"), own_rig.worker() as worker:
-        worker.wait_for("cannot be recorded now", 30, times=10)
+        worker.wait_for("cannot be recorded now", 90, times=10)
         assert not states(servers)["REVOKED"]
         assert worker.alive
         with servers.configured(min_replicas_to_write="0"):
-            wait_until(lambda: states(servers) == {"REVOKED": 600, "SUCCESS": 6}, "each has its state", 120)
+            wait_until(lambda: states(servers) == {"REVOKED": 600, "SUCCESS": 6}, "each has its state", 180)
     assert own_rig.depth(own_rig.dead) == (0, 0)

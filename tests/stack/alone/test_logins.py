@@ -17,7 +17,7 @@ pytestmark = pytest.mark.stack
 
 def refused(process: Process, *words: str) -> None:
     """Wait for the end of a process, and look for what it said."""
-    wait_until(lambda: not process.alive, "the process has ended", 40)
+    wait_until(lambda: not process.alive, "the process has ended", 120)
     assert process.child.returncode
     for word in words:
         assert word in process.text, process.text[-3000:]
@@ -29,7 +29,7 @@ def test_a_worker_that_may_not_write_results(own_rig: OwnRig, servers: Servers) 
         refused(worker, "holdfast refuses to start", "write results", "login-worker.env")
     assert own_rig.depth() == (1, 0)
     with own_rig.worker():
-        wait_until(lambda: own_rig.runs("end")["kept"] == 1, "a worker with its login runs it", 30)
+        wait_until(lambda: own_rig.runs("end")["kept"] == 1, "a worker with its login runs it", 60)
     own_rig.forget_refusals()
 
 

@@ -140,7 +140,7 @@ class TestInboxOnMariaDB(InboxContract):
             twins[0].join(1)  # they wait for the first one
             first.rollback()
         for one in twins:
-            one.join(30)
+            one.join(60)
         assert len(results) == 4
         assert len(effects) == 1
         assert set(results) <= {effects[0], None}

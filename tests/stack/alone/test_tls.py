@@ -52,7 +52,7 @@ FILES = {"ca_certs": "ca", "certfile": "cert", "keyfile": "key"}
 HOLDFAST = "from holdfast.cli import main; main()"
 ROUND = """
 from holdfast.publisher import publish_many
-assert echo.delay(1).get(timeout=30) == 1
+assert echo.delay(1).get(timeout=90) == 1
 sent = publish_many(app, [echo.s(number) for number in range(50)])
 assert not [one.error for one in sent if one.error]
 print(len(sent))
@@ -90,7 +90,7 @@ class Servers:
             env=self.environment(folder, **changes),
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=240,
             check=False,
         )
 
@@ -161,19 +161,19 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         files = {name: str(folder / f"{end}.pem") for name, end in FILES.items()}
         url = f"https://app:secret@127.0.0.1:{ports[1]}"
         # a new one each time: it remembers a server that did not answer
-        wait_until(lambda: Management(url, files).get("queues/holdfast"), "RabbitMQ with its queues", 90)
+        wait_until(lambda: Management(url, files).get("queues/holdfast"), "RabbitMQ with its queues", 180)
         yield Servers(folder, ports)
 
 
 def test_worker_publishers_results_and_beat_use_tls(servers: Servers, tmp_path: Path) -> None:
     worker = ("worker", "-c", "1", "-Q", "default", "-n", "tls@scratch", "--loglevel", "INFO")
     with servers.process(tmp_path, *worker) as log, servers.process(tmp_path, "beat", "--loglevel", "INFO") as beat:
-        wait_until(lambda: "ready." in log.read_text(), "the worker is ready", 40)
+        wait_until(lambda: "ready." in log.read_text(), "the worker is ready", 120)
         done = servers.run(tmp_path, "-c", f"from scratch import *\n{ROUND}")
         assert (done.returncode, done.stdout.strip()) == (0, "50"), done.stderr
         ledger = tmp_path / "ledger"
-        wait_until(lambda: ledger.read_text().count("end ") >= 51, "every task has run", 40)
-        wait_until(lambda: "tick " in ledger.read_text(), "a tick of beat has run", 40)
+        wait_until(lambda: ledger.read_text().count("end ") >= 51, "every task has run", 90)
+        wait_until(lambda: "tick " in ledger.read_text(), "a tick of beat has run", 120)
         assert "Traceback" not in log.read_text() + beat.read_text()
 
 
@@ -197,7 +197,7 @@ def test_a_server_that_cannot_prove_itself_is_refused(servers: Servers, tmp_path
     else:  # the certificate names 127.0.0.1 only
         changes["HOLDFAST_BROKER_URL"] = f"amqps://app:secret@127.0.0.2:{servers.ports[0]}/holdfast"
     done = servers.run(
-        tmp_path, "-c", "from scratch import *\napp.conf.holdfast_publish_deadline = 2\necho.delay(1)", **changes
+        tmp_path, "-c", "from scratch import *\napp.conf.holdfast_publish_deadline = 8\necho.delay(1)", **changes
     )
     assert done.returncode != 0
     assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
