@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from kombu.transport import memory
 
 import drill  # noqa: F401 - as above
@@ -19,7 +19,8 @@ import holdfast  # noqa: F401 - as above
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-settings.register_profile("holdfast", deadline=None)  # how long an example takes says how busy the machine is
+# how long an example takes, or making one, says how busy the machine is
+settings.register_profile("holdfast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("holdfast")
 
 

@@ -12,7 +12,6 @@ from celery.contrib.pytest import (
     celery_includes,
     celery_parameters,
     celery_worker,
-    celery_worker_parameters,
     celery_worker_pool,
     use_celery_app_trap,
 )
@@ -31,7 +30,6 @@ __all__ = [  # fixtures
     "celery_includes",
     "celery_parameters",
     "celery_worker",
-    "celery_worker_parameters",
     "celery_worker_pool",
     "use_celery_app_trap",
 ]
@@ -41,6 +39,12 @@ __all__ = [  # fixtures
 def celery_config() -> dict[str, Any]:
     """Servers in memory, as in Celery's documentation."""
     return {"broker_url": "memory://", "result_backend": "cache+memory://"}
+
+
+@pytest.fixture(scope="session")
+def celery_worker_parameters() -> dict[str, Any]:
+    """Seconds that a busy machine may take; by default ten."""
+    return {"ping_task_timeout": 60.0, "shutdown_timeout": 60.0}
 
 
 @pytest.fixture
@@ -56,4 +60,4 @@ def test_an_embedded_worker_runs_what_is_called(installed: Celery, celery_worker
 
     celery_worker.reload()
     assert isinstance(installed.amqp, DurableAMQP)
-    assert add.delay(1, 2).get(timeout=20) == 3
+    assert add.delay(1, 2).get(timeout=60) == 3
