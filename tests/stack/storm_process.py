@@ -147,11 +147,11 @@ def main(url: str, queue: str, kind: str, seconds: str) -> None:
     faulthandler.dump_traceback_later(float(seconds) + 3 * DEADLINE)  # where it hangs, if it does
     storm = Storm(url, queue)
     storm.publish()
+    threading.Timer(float(seconds), storm.end).start()  # before the handlers, which may leave nothing else any time
     getattr(storm, kind)()
     threads = [threading.Thread(target=storm.until_stopped) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
-    threading.Timer(float(seconds), storm.end).start()
     while not storm.stop:
         try:
             storm.publish()
