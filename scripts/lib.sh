@@ -67,10 +67,8 @@ beside() {
   "$3" 2>&1 | tee "$logs/$3.log" || main_status=$?
   say "$3 ended with $main_status; waiting for what runs beside it"
   wait "$other" || other_status=$? # with the end of its log shown
-  if ((main_status == 0 && other_status == 0)); then
-    tail -n 30 "$logs/$1.log"
-    return
-  fi
+  ((other_status)) || tail -n 30 "$logs/$1.log"
+  ((main_status || other_status)) || return 0
   step "Failed: $3 ended with $main_status (build/logs/$3.log), $2 with $other_status (build/logs/$1.log)"
   grep -hE '^(FAILED|ERROR) ' "$logs/$3.log" "$logs/$1.log" || say "no test by name: read the two logs"
   return "$((main_status ? main_status : other_status))"
