@@ -132,12 +132,25 @@ def test_a_passing_state_that_cannot_be_stored_is_only_missing(backend: DurableS
     assert backend.store_result("id", {"done": 1}, state) == {"done": 1}
 
 
-def test_the_main_process_does_not_wait_again_for_a_store_that_was_away(backend: DurableSentinelBackend) -> None:
+def test_the_main_process_does_not_wait_again_for_a_store_that_was_away(
+    backend: DurableSentinelBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    wait = Patience.call_with_retry
+
+    def counted(patience: Patience, *call: Any, **options: Any) -> Any:
+        asked.append(patience)
+        return wait(patience, *call, **options)
+
+    monkeypatch.setattr(Patience, "call_with_retry", counted)
     with pytest.raises(PutBack):
         backend.store_result("one", 1, "SUCCESS")
+    assert asked, "the control: the first one waited"
+    asked.clear()
     for number in range(20):
         with pytest.raises(PutBack, match="a moment ago"):
             backend.mark_as_revoked(f"id{number}", "expired")
+    assert asked == []
 
 
 def test_a_time_limit_that_hits_while_storing_is_not_a_failed_task(
