@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from amqp.exceptions import NotFound
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from holdfast import audit
 from holdfast.app import install
 from holdfast.audit import marks, publishers, store, workers
+from holdfast.audit.empty import EmptyQueues
 from holdfast.audit.marks import Mark
 from holdfast.outbox.send import marked
 from holdfast.published import PUBLISHED_AT
@@ -161,7 +163,7 @@ def mark(task_id: str = ID, at: float | None = None) -> Mark:
     return found
 
 
-def test_a_publisher_writes_each_note_once_and_none_that_is_late() -> None:
+def test_a_publisher_tries_again_and_writes_no_note_that_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     redis = Redis()
     notes = acknowledged(redis)
     first, late = mark(), mark("late", time() - publishers.OLD - 1)
@@ -169,9 +171,18 @@ def test_a_publisher_writes_each_note_once_and_none_that_is_late() -> None:
     notes.add(late)
     notes.write()
     assert redis.added("acked") == {first.member}
-    notes.add(mark("second"))
-    redis.error = ConnectionResetError()  # it may have been written
+    second = mark("second")
+    notes.add(second)
+    for _ in range(2):
+        redis.error, redis.commands = ConnectionResetError(), []
+        notes.write()
+    redis.error, redis.commands = None, []
     notes.write()
+    assert redis.added("acked") == {second.member}
+    redis.error, redis.commands = ConnectionResetError(), []
+    notes.add(mark("third"))
+    notes.write()
+    monkeypatch.setattr(publishers, "OLD", 0.0)  # the outage is too long
     redis.error, redis.commands = None, []
     notes.write()
     assert redis.commands == []
@@ -296,3 +307,64 @@ def test_a_discarded_letter_is_not_missed(redis: Redis, monkeypatch: pytest.Monk
     assert redis.added("ended") == {f"{AT} {ID}"}
     redis.error = ConnectionResetError()
     audit.discarded(app, {PUBLISHED_AT: AT, "id": ID})  # it is discarded all the same
+
+
+class Broker:
+    """Stands in for a connection of kombu; says of each queue how many messages and consumers it has."""
+
+    def __init__(self, **queues: tuple[int, int]) -> None:
+        self.queues = queues
+        self.opened = 0
+        self.released = 0
+
+    def ensure_connection(self, **_: object) -> None:
+        self.opened += 1
+
+    def channel(self) -> Broker:
+        return self
+
+    def close(self) -> None:
+        pass
+
+    def release(self) -> None:
+        self.released += 1
+
+    def queue_declare(self, name: str, passive: bool) -> Any:
+        assert passive
+        if name == "broken":
+            raise ConnectionResetError
+        if name not in self.queues:
+            raise NotFound
+        ready, consumers = self.queues[name]
+        return SimpleNamespace(message_count=ready, consumer_count=consumers)
+
+
+def looked(redis: Redis, broker: Broker, *queues: str) -> EmptyQueues:
+    """Return what asks a broker for these queues."""
+    amqp = SimpleNamespace(queues=SimpleNamespace(consume_from=dict.fromkeys(queues)))
+    app: Any = SimpleNamespace(backend=redis, amqp=amqp, connection_for_read=lambda: broker)
+    return EmptyQueues(app)
+
+
+def test_a_worker_notes_which_of_its_queues_are_empty(redis: Redis) -> None:
+    broker = Broker(empty=(0, 2), full=(3, 2), away=(0, 0), other=(0, 1))
+    began = time()
+    looking = looked(redis, broker, "nowhere", "empty", "full", "away")
+    looking.look()
+    ((name, key, found, later_only),) = redis.commands
+    assert (name, key, later_only) == ("zadd", store.EMPTY, True)
+    assert list(found) == ["empty"]
+    assert began <= found["empty"] <= time()
+    looking.look()
+    assert (broker.opened, broker.released) == (1, 0), "one connection for all looks"
+
+
+def test_a_broker_that_goes_away_is_asked_over_a_new_connection(redis: Redis) -> None:
+    broker = Broker(empty=(0, 1))
+    looking = looked(redis, broker, "empty", "broken")
+    with pytest.raises(ConnectionResetError):
+        looking.look()
+    assert (broker.opened, broker.released, redis.commands) == (1, 1, [])
+    with pytest.raises(ConnectionResetError):
+        looking.look()
+    assert broker.opened == 2

@@ -11,11 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kombu import Connection
 
 from holdfast.audit import auditor as audit_module
 from holdfast.audit import store
-from holdfast.audit.auditor import Auditor, Depths, start
+from holdfast.audit.auditor import MARGIN, Auditor, start
 from holdfast.audit.latest import Latest, Verdict
 from holdfast.audit.marks import Mark
 
@@ -104,25 +103,17 @@ class Results:
         return json.loads(value)
 
 
-class Watched(Auditor):
-    """An auditor whose broker says what a test wants."""
-
-    depths = Depths(NOW + 3600)
-
-    def _ask_broker(self, now: float) -> Depths:  # noqa: ARG002 - the auditor's parameter
-        return self.depths
-
-
 @pytest.fixture
 def notes() -> Notes:
     return Notes()
 
 
 @pytest.fixture
-def auditor(notes: Notes) -> Watched:
-    found = Watched(SimpleNamespace(backend=Results()), notes)  # type: ignore[arg-type]  # all that is asked
-    found.depths = Depths(NOW + 3600)
-    return found
+def auditor(notes: Notes) -> Auditor:
+    """An auditor whose only queue has given out everything."""
+    notes.sorted[store.EMPTY] = {"default": NOW + 3600}
+    app: Any = SimpleNamespace(backend=Results(), amqp=SimpleNamespace(queues={"default": None}))
+    return Auditor(app, notes)
 
 
 def tasks(count: int, minute: int = EARLY) -> list[Mark]:
@@ -136,7 +127,7 @@ def sure(auditor: Auditor) -> tuple[int, int]:
     return verdict.unaccounted, verdict.undecided
 
 
-def test_what_has_both_notes_is_taken_out_in_whatever_order_they_came(auditor: Watched, notes: Notes) -> None:
+def test_what_has_both_notes_is_taken_out_in_whatever_order_they_came(auditor: Auditor, notes: Notes) -> None:
     first, second = tasks(2)
     notes.note(store.ENDED, first, second)
     auditor.look(NOW)
@@ -146,7 +137,7 @@ def test_what_has_both_notes_is_taken_out_in_whatever_order_they_came(auditor: W
     assert not notes.sorted[store.BUCKETS], "the bucket is forgotten"
 
 
-def test_a_minute_that_is_no_number_hides_nothing(auditor: Watched, notes: Notes) -> None:
+def test_a_minute_that_is_no_number_hides_nothing(auditor: Auditor, notes: Notes) -> None:
     """Whoever may add notes may add this."""
     notes.note(store.ACKNOWLEDGED, *tasks(1))
     notes.sorted[store.BUCKETS]["soon"] = 0.0
@@ -177,69 +168,82 @@ def test_a_look_that_fails_does_not_end_the_audit(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_nobody_ended_is_counted_named_and_stays(
-    auditor: Watched, notes: Notes, caplog: pytest.LogCaptureFixture
+    auditor: Auditor, notes: Notes, caplog: pytest.LogCaptureFixture
 ) -> None:
     notes.note(store.ACKNOWLEDGED, *tasks(5))
     notes.note(store.ENDED, *tasks(2))
     assert sure(auditor) == (3, 0)
     (line,) = [record.getMessage() for record in caplog.records]
     assert re.findall(r"task-\d+-\d", line) == [mark.task_id for mark in tasks(5)[2:]]
-    auditor.depths = Depths(0.0)  # the queue fills up
+    notes.sorted[store.EMPTY].clear()
     assert auditor.look(NOW + 120).unaccounted == 3
     notes.note(store.ENDED, *tasks(5))  # they were not lost after all
     assert auditor.look(NOW + 180).unaccounted == 0
 
 
-def test_a_task_is_looked_for_after_its_time_only(auditor: Watched, notes: Notes) -> None:
+def test_a_task_is_looked_for_after_its_time_only(auditor: Auditor, notes: Notes) -> None:
     notes.note(store.ACKNOWLEDGED, *tasks(1, int(NOW // 60) - 5), *tasks(1, int(NOW // 60) + 60))
     assert sure(auditor) == (0, 0)
     assert auditor.look(NOW).oldest == 300, "the delayed one is not open yet"
 
 
-def test_what_a_queue_may_hold_is_not_counted(auditor: Watched, notes: Notes) -> None:
+def test_what_a_queue_may_hold_is_not_counted(auditor: Auditor, notes: Notes) -> None:
     notes.note(store.ACKNOWLEDGED, *tasks(2), *tasks(3, EARLY + 2))
-    auditor.depths = Depths(60.0 * (EARLY + 1))  # given out: what was due in the first minute
+    notes.sorted[store.EMPTY]["default"] = 60.0 * (EARLY + 1) + MARGIN  # given out: what was due in the first minute
     assert sure(auditor) == (2, 0)
 
 
-def test_what_a_worker_holds_is_not_counted(auditor: Watched, notes: Notes) -> None:
+def test_what_a_worker_holds_is_not_counted(auditor: Auditor, notes: Notes) -> None:
     running, lost = tasks(2)
     notes.note(store.ACKNOWLEDGED, running, lost)
     notes.sets[store.key(store.HELD, int(time() // 60) - 1)].add(running.member)
     assert sure(auditor) == (1, 0)
 
 
-def test_a_final_result_is_an_end_and_another_one_is_not(auditor: Watched, notes: Notes) -> None:
+def test_a_final_result_is_an_end_and_another_one_is_not(auditor: Auditor, notes: Notes) -> None:
     done, failed, retried = tasks(3)
     notes.note(store.ACKNOWLEDGED, done, failed, retried)
     auditor.app.backend.states = {done.task_id: "SUCCESS", failed.task_id: "FAILURE", retried.task_id: "RETRY"}
     assert sure(auditor) == (1, 0)
 
 
-@pytest.mark.parametrize(("dead", "unrouted", "expected"), [(0, 0, (5, 0)), (1, 0, (4, 1)), (9, 1, (2, 3))])
-def test_what_may_be_a_dead_letter_is_undecided(
-    auditor: Watched, notes: Notes, dead: int, unrouted: int, expected: tuple[int, int]
-) -> None:
+def test_what_may_be_a_dead_letter_is_undecided(auditor: Auditor, notes: Notes) -> None:
     notes.note(store.ACKNOWLEDGED, *tasks(5))
     notes.note(store.RETURNED, *tasks(2))
-    auditor.depths = Depths(NOW + 3600, dead, unrouted)
-    assert sure(auditor) == expected
+    assert sure(auditor) == (3, 2)
 
 
 @pytest.mark.parametrize(
-    ("ready", "consumers", "until"),
-    [(0, 1, NOW), (3, 1, 1000 - 60), (0, 0, 1000 - 60)],
-    ids=["empty", "not empty", "nobody consumes, or its leader is away"],
+    ("empty", "passed", "slowest"),
+    [
+        ({"default": 5000.0, "other": 4000.0}, {}, ("other", 4000.0)),
+        ({"default": 5000.0, "other": 4000.0}, {"other 0": 7000.0, "other 9": 6000.0}, ("default", 5000.0)),
+        ({"default": 5000.0, "other": 4000.0}, {"other 0": 7000.0, "other 9": 10.0}, ("other", 4000.0)),
+        ({"default": 5000.0}, {"other 0": 3000.0, "unknown 0": 1.0}, ("other", 3000.0)),
+        ({"default": 5000.0, "unknown": 1.0}, {}, ("other", 0.0)),
+    ],
+    ids=["empty", "gave out later ones", "a priority was not given out", "never empty", "nobody consumes it"],
 )
-def test_how_far_a_queue_has_come(
-    monkeypatch: pytest.MonkeyPatch, notes: Notes, ready: int, consumers: int, until: float
+def test_how_far_the_queues_have_come(
+    notes: Notes, empty: dict[str, float], passed: dict[str, float], slowest: tuple[str, float]
 ) -> None:
-    notes.sorted[store.PASSED] = {"default 0": 2000.0, "default 9": 1000.0, "other 0": 5.0}
-    answer = SimpleNamespace(message_count=ready, consumer_count=consumers)
-    known = {"default": answer, "dead": SimpleNamespace(message_count=4, consumer_count=0)}
-    monkeypatch.setattr("holdfast.audit.auditor._declared", lambda _, name: known.get(name))
-    app: Any = SimpleNamespace(
-        connection_for_write=lambda: Connection("memory://"),
-        amqp=SimpleNamespace(queues={"default": None, "nowhere": None}),
-    )
-    assert Auditor(app, notes)._ask_broker(NOW) == Depths(until, 4, 0)
+    notes.sorted[store.EMPTY], notes.sorted[store.PASSED] = empty, passed
+    app: Any = SimpleNamespace(amqp=SimpleNamespace(queues={"default": None, "other": None}))
+    assert Auditor(app, notes)._slowest() == (slowest[0], slowest[1] - MARGIN)
+
+
+def test_the_queue_that_keeps_tasks_from_being_counted_is_named_once(
+    auditor: Auditor, notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes.note(store.ACKNOWLEDGED, *tasks(1))
+    notes.sorted[store.EMPTY].clear()
+    assert sure(auditor) == (0, 0)
+    assert [("default empty" in record.getMessage(), record.levelname) for record in caplog.records] == [
+        (True, "WARNING")
+    ]
+    notes.sorted[store.EMPTY]["default"] = NOW + 3600
+    auditor.look(NOW + 120)
+    notes.sorted[store.EMPTY].clear()
+    notes.note(store.ACKNOWLEDGED, *tasks(1, EARLY + 1))
+    auditor.look(NOW + 180)
+    assert len(caplog.records) == 2, "once each time"

@@ -1,19 +1,19 @@
 """Says which acknowledged tasks are unaccounted: nobody has ended them, and nothing that can be asked holds them.
 
-The broker has no index of its messages, so no queue is asked for a task. Instead: what was due before everything that a
-queue has given out since has been given out, too. A task that was given out and is neither ended nor in the hands of a
-worker, nor has a result, is dead or lost. The login of beat may count dead letters, and not read them, so what may be
-among them is undecided; the operator's ``holdfast where`` decides it.
+The broker has no index of its messages, and the login of beat may not even count them. So the notes say it all: what
+was due before everything that a queue has given out since, or before a worker found the queue empty, has been given
+out. A task that was given out and is neither ended nor in the hands of a worker, nor has a result, is lost; or it is a
+dead letter, if a worker has returned it before. Such a task is undecided; the operator's ``holdfast where`` decides it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from threading import Thread
 from time import sleep, time
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import NotFound
 from celery.states import READY_STATES
 from celery.utils.log import get_logger
 from kombu.exceptions import DecodeError
@@ -37,26 +37,11 @@ NAMED = 20  # ids in one line of the log
 
 
 @dataclass
-class Depths:
-    """What the broker says of the queues, asked once in a look.
-
-    Attributes:
-        until: what was due before this has been given out by every queue, in seconds since the epoch.
-        dead: messages in the queue of dead letters.
-        unrouted: messages that no queue took.
-    """
-
-    until: float
-    dead: int = 0
-    unrouted: int = 0
-
-
-@dataclass
 class Auditor:
     """Compares the notes of publishers and workers.
 
     Args:
-        app: the application, whose broker and results are asked.
+        app: the application, whose results are asked.
         client: of the Redis that has the notes; it returns texts, and may read and write all of them.
         after: seconds after its time when a task that has not ended is looked for.
     """
@@ -66,7 +51,7 @@ class Auditor:
     after: float = AFTER
     _since: dict[Mark, float] = field(default_factory=dict)  # open tasks, and since when nothing holds them
     _named: set[Mark] = field(default_factory=set)  # those that were unaccounted at the last look: they stay so
-    _depths: Depths = field(default_factory=lambda: Depths(0.0))
+    _waits_for: str = ""  # the queue that kept tasks from being counted at the last look
 
     def look(self, now: float | None = None) -> Verdict:
         """Look once.
@@ -75,9 +60,7 @@ class Auditor:
             now: seconds since the epoch, for tests.
 
         Raises:
-            RedisError: the notes cannot be read.
-            OperationalError: no broker answers.
-            AMQPError: likewise.
+            RedisError: notes or results cannot be read.
         """
         now = time() if now is None else now
         listed = self.client.zrangebyscore(store.BUCKETS, "-inf", now // 60)
@@ -86,7 +69,7 @@ class Auditor:
         self._forget([minute for minute in minutes if not left[minute] and now - _end(minute) > self.after + SETTLE])
         waiting = [minute for minute in minutes if left[minute]]
         late = [minute for minute in waiting if now - _end(minute) > self.after]
-        unheld = self._unheld(late, now) if late else []
+        unheld = self._unheld(late) if late else []
         self._since = {mark: self._since.get(mark, now) for mark in unheld}
         sure = [mark for mark, since in self._since.items() if now - since >= self.after / 10]
         lost, undecided = self._split(sure) if sure else ([], 0)
@@ -123,7 +106,7 @@ class Auditor:
 
     # -- what may hold a task
 
-    def _unheld(self, minutes: list[int], now: float) -> list[Mark]:
+    def _unheld(self, minutes: list[int]) -> list[Mark]:
         """Return the open tasks of these minutes that neither a queue nor a worker holds, and that have no result."""
         this = int(time() // 60)
         held = set().union(*self._members(store.HELD, range(this - int(store.HELD_FOR // 60), this + 1)).values())
@@ -134,33 +117,24 @@ class Auditor:
         ]
         if not marks:
             return []
-        self._depths = self._ask_broker(now)
-        return self._without_result(
-            [mark for mark in marks if mark in self._named or _end(mark.minute) <= self._depths.until]
-        )
+        queue, until = self._slowest()
+        due = [mark for mark in marks if mark in self._named or _end(mark.minute) <= until]
+        self._tell_waiting(queue if len(due) < len(marks) else "", until)
+        return self._without_result(due)
 
-    def _ask_broker(self, now: float) -> Depths:
-        """Ask every queue how many messages it has.
+    def _slowest(self) -> tuple[str, float]:
+        """Return the queue that has come least far, and until when every queue has given out what was due.
 
-        An empty queue has given out everything; so has one whose leader is away, by what the broker says of it. But
-        that one has no consumers, either.
+        A queue has when a worker has found it empty, or when all of its priorities have given out what was due later.
         """
-        found = Depths(now)
-        with self.app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1)  # it looks again in a minute
-            for name in tuple(self.app.amqp.queues):
-                answer = _declared(connection, name)
-                if answer is not None and (answer.message_count or not answer.consumer_count):
-                    found.until = min(found.until, self._given_out(name))
-            for name in ("dead", "unrouted"):
-                answer = _declared(connection, name)
-                setattr(found, name, answer.message_count if answer else 0)
-        return found
-
-    def _given_out(self, queue: str) -> float:
-        """Return what was due when, of the latest task that a queue gave out; the least of its priorities."""
-        lanes = self.client.zrange(store.PASSED, 0, -1, withscores=True)
-        return min((score for lane, score in lanes if lane.rpartition(" ")[0] == queue), default=0.0) - MARGIN
+        empty = dict(self.client.zrange(store.EMPTY, 0, -1, withscores=True))
+        passed: dict[str, float] = {}
+        for lane, due in self.client.zrange(store.PASSED, 0, -1, withscores=True):
+            queue = lane.rpartition(" ")[0]
+            passed[queue] = min(due, passed.get(queue, due))
+        until = {name: max(empty.get(name, 0.0), passed.get(name, 0.0)) for name in tuple(self.app.amqp.queues)}
+        slowest = min(until, key=until.__getitem__)
+        return slowest, until[slowest] - MARGIN
 
     def _without_result(self, marks: list[Mark]) -> list[Mark]:
         """Return those whose task has no final result; note of the others that they have ended."""
@@ -178,15 +152,24 @@ class Auditor:
         return [mark for mark in marks if mark not in done]
 
     def _split(self, marks: list[Mark]) -> tuple[list[Mark], int]:
-        """Return the unaccounted tasks, and the number of those that may be where this login may not read.
+        """Return the unaccounted tasks, and the number of those that may be dead letters.
 
-        A dead letter of the broker's own was returned by a worker before. Of the others it was noted that they ended.
+        The broker's own dead letters were returned by a worker before. Of the others it was noted that they ended.
         """
         returned = self._members(store.RETURNED, {mark.minute for mark in marks})
-        back = [mark for mark in marks if mark.member in returned[mark.minute]]
         never = [mark for mark in marks if mark.member not in returned[mark.minute]]
-        dead, unrouted = min(len(back), self._depths.dead), min(len(never), self._depths.unrouted)
-        return back[dead:] + never[unrouted:], dead + unrouted
+        return never, len(marks) - len(never)
+
+    def _tell_waiting(self, queue: str, until: float) -> None:
+        """Name the queue that keeps tasks from being counted, once; an empty name for none."""
+        if queue and queue != self._waits_for:
+            logger.warning(
+                "audit: tasks due after %s are not counted yet: since then no worker has found the queue %s empty, "
+                "nor received a later task from it",
+                datetime.fromtimestamp(max(0.0, until), timezone.utc).isoformat(" ", "minutes"),
+                queue,
+            )
+        self._waits_for = queue
 
     def _tell(self, lost: list[Mark]) -> None:
         fresh = [mark for mark in lost if mark not in self._named]
@@ -203,15 +186,6 @@ class Auditor:
 
 def _end(minute: int) -> float:
     return (minute + 1) * 60.0
-
-
-def _declared(connection: Any, name: str) -> Any:
-    """Return what the broker says of a queue, None when there is none of this name."""
-    with connection.channel() as channel:
-        try:
-            return channel.queue_declare(name, passive=True)
-        except NotFound:
-            return None
 
 
 def _ready(backend: Any, value: Any) -> bool:

@@ -12,7 +12,7 @@ class Verdict:
     Attributes:
         at: when, in seconds since the epoch.
         unaccounted: how many tasks are.
-        undecided: how many may be among the dead letters or unroutable messages, which this login may not read.
+        undecided: how many may be among the dead letters, which this login may not read.
         oldest: seconds since the oldest minute of which a task has not ended; 0 when there is none.
     """
 

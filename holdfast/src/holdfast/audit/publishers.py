@@ -1,8 +1,9 @@
 """What a publisher notes: which messages of the sample a broker has acknowledged.
 
-A publish only puts a note into memory; a thread writes the notes. Each is written at most once: a note that came a
-second time, after the task's end was noted and both were taken out, would look like a loss. So notes that cannot be
-written are dropped, as are those of a process that is killed: the audit sees fewer tasks then, and no false loss.
+A publish only puts a note into memory; a thread writes the notes. What cannot be written is tried again for
+:data:`OLD` seconds, as after a failover: a note that came after the task's end was noted, and both were taken out,
+would look like a loss. Older notes are dropped, as are those of a process that is killed: the audit sees fewer tasks
+then, and no false loss.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ logger = get_logger(__name__)
 
 PAUSE = 0.5  # seconds in which notes gather
 MOST = 20_000  # notes in memory
-OLD = 60.0  # seconds after its publish when a note is too late: the auditor may be comparing already
+OLD = 60.0  # seconds after its publish when a note is too late; below the SETTLE of the auditor
 
 
 class Acknowledged:
@@ -90,9 +91,12 @@ class Acknowledged:
                 pipe.execute()
             self._complained = False
         except (RedisError, OSError) as error:
+            for mark in fresh:  # it may have been written: twice is the same as once
+                self._waiting.put(mark)
             (logger.debug if self._complained else logger.warning)(
-                "audit: %d acknowledged tasks are left out, the result store does not take the note: %r",
-                len(fresh),
+                "audit: the result store does not take notes of acknowledged tasks; those that wait for longer than "
+                "%d s are left out: %r",
+                OLD,
                 error,
             )
             self._complained = True

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PREFIX = "holdfast-audit:"  # what the users of ansible/roles/redis may write
 BUCKETS = f"{PREFIX}buckets"  # sorted set: the minutes of which something was acknowledged
 PASSED = f"{PREFIX}passed"  # sorted set: of each queue and priority, when the latest task that it gave out was due
+EMPTY = f"{PREFIX}empty"  # sorted set: of each queue, when a worker has found it empty
 ACKNOWLEDGED, ENDED, RETURNED, HELD = "acked", "ended", "returned", "held"  # sets, one for each minute
 KEEP = 24 * 3600  # seconds after its minute for which a bucket is kept
 HELD_FOR = 180  # seconds for which a note of what a worker holds counts

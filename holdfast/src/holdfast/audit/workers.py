@@ -27,6 +27,7 @@ from redis.exceptions import RedisError
 
 from holdfast import pulse
 from holdfast.audit import marks, store
+from holdfast.audit.empty import EmptyQueues
 from holdfast.audit.marks import Mark
 
 if TYPE_CHECKING:
@@ -255,5 +256,6 @@ def begin(app: Celery) -> Ended:
         logger.warning("audit: notes of a worker that is killed get lost, set HOLDFAST_PULSE_DIR: %s", error)
         made = Ended(app, Path(mkdtemp(prefix="holdfast-audit-")))
     made.start()
+    EmptyQueues(app).start()
     atexit.register(made.stop)  # a cold shutdown sends no signal; the pool's children end in another way
     return made

@@ -88,7 +88,7 @@ def _audit(verdict: Verdict) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "holdfast_tasks_undecided",
-        "Tasks that have not ended, and that may be among dead letters or unroutable messages.",
+        "Tasks that have not ended, and that may be among the dead letters.",
         verdict.undecided,
     )
     yield GaugeMetricFamily(
