@@ -241,3 +241,41 @@ def test_the_rule_of_three() -> None:
     assert checker.upper_bound(100_000) == 3e-5
     assert checker.upper_bound(2) == 1.0
     assert checker.upper_bound(0) is None
+
+
+def audited(*counted: str, share: float = 1.0, problem: str = "") -> dict[str, Any]:
+    return {"share": share, "unaccounted": list(counted), "undecided": 0, "problem": problem}
+
+
+def test_an_audit_that_counts_what_the_ledger_calls_lost_adds_no_complaint() -> None:
+    history = replace(healthy(), audit=audited("x"))
+    lose(history)
+    assert [reason for reason in checker.judge(history).reasons if "audit" in reason] == []
+    green = checker.judge(replace(healthy(), audit=audited()))
+    assert (green.word, green.reasons[1:]) == (
+        "pass",
+        ["The audit, which sees 100% of all tasks, counts none of them."],
+    )
+    unrouted = replace(healthy(), audit=audited("u"))
+    add(unrouted, "u", 12, ran=0)
+    unrouted.unrouted["u"] += 1
+    assert checker.judge(unrouted).word == "pass", "nothing runs it: it may be counted"
+
+
+def test_an_audit_that_counts_something_else_fails_the_run() -> None:
+    wrong = checker.judge(replace(healthy(), audit=audited("t1")))
+    assert (wrong.word, wrong.reasons) == (
+        "fail",
+        ["1 tasks are counted by the audit although they are not lost (t1)"],
+    )
+    blind = replace(healthy(), audit=audited())
+    lose(blind)
+    assert "1 tasks are lost and audited, and the audit does not count them (x)" in checker.judge(blind).reasons
+    unseen = replace(blind, audit=audited(share=0.000001))
+    assert [reason for reason in checker.judge(unseen).reasons if "audit" in reason] == [], "not of the sample"
+
+
+def test_an_audit_that_cannot_judge_is_inconclusive() -> None:
+    history = replace(healthy(), audit=audited(problem="the queue default may still hold some"))
+    verdict = checker.judge(history)
+    assert (verdict.word, verdict.reasons) == ("inconclusive", ["the audit: the queue default may still hold some"])

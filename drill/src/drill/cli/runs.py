@@ -58,6 +58,7 @@ def list_() -> None:
 @click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
 @click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
 @click.option("--alerts", is_flag=True, help="Hold each fault until its alert is due, and report on it.")
+@click.option("--audit", is_flag=True, help="Wait for the running audit, and compare what it counts with the ledger.")
 @on_target
 @click.pass_obj
 def run(
@@ -69,6 +70,7 @@ def run(
     rate: float,
     publishers: int,
     alerts: bool,
+    audit: bool,
 ) -> None:
     """Inject FAULTS, or those of a set, under load; judge and report."""
     if bool(faults) == bool(name):
@@ -78,7 +80,8 @@ def run(
     if name:
         chosen = [spec.name for spec in REGISTRY.values() if name == "full" or name in spec.sets]
         random.Random(seed).shuffle(chosen)  # noqa: S311 - repeatable on purpose
-    sys.exit(checker.EXIT[_execute(places, Options(seed, rate, publishers, alerts=alerts), chosen)[1].word])
+    options = Options(seed, rate, publishers, alerts=alerts, audit=audit)
+    sys.exit(checker.EXIT[_execute(places, options, chosen)[1].word])
 
 
 @main.command()

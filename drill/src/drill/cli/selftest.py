@@ -186,6 +186,7 @@ def run_set_up(
     variables = dict(os.environ) | dict(logins.worker)  # its workers run here, with its publishers
     variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(places.ledgers)}
     scenario = find(name)
+    variables["HOLDFAST_AUDIT_SHARE"] = str(int(scenario.audit))
     if scenario.redis_broker:
         use_redis(variables, dict(logins.redis_broker))
     else:

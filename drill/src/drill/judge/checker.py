@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from drill.judge import gaps
 from drill.judge.history import ACKNOWLEDGED
 from drill.judge.intervals import LONG, Intervals
+from holdfast.audit import marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -152,6 +153,7 @@ def judge(history: History) -> Verdict:
         *_complaint(counts.poison_escaped, "were poison and did not end in the dead-letter queue"),
         *([] if _operated(history) else _unexplained(counts, results)),
         *(line for result in results for line in _too_slow(result)),
+        *_miscounted(history, counts),
     ]
     unknown = [
         *history.unchecked,
@@ -159,6 +161,7 @@ def judge(history: History) -> Verdict:
         *(f"fault {f.key}: nothing proves that it was applied" for f in history.faults if not f.proof),
         *(f"fault {f.key}: nothing proves that it was healed" for f in history.faults if not f.healed),
         *([] if history.drained else ["the queues did not run empty, so nothing can be called lost or kept"]),
+        *([f"the audit: {history.audit['problem']}"] if history.audit and history.audit["problem"] else []),
         *([] if counts.acknowledged else ["no task was acknowledged, so nothing was tested"]),
     ]
     readable = not history.unchecked and history.drained
@@ -168,6 +171,8 @@ def judge(history: History) -> Verdict:
         return Verdict(INCONCLUSIVE, unknown + [f"if the ledger were complete: {c}" for c in complete], counts, results)
     number, faults = len(counts.acknowledged), len(history.faults)
     shown = [f"All {number} acknowledged tasks ran or are in the dead-letter queue; {faults} faults were injected."]
+    if history.audit:
+        shown.append(f"The audit, which sees {history.audit['share']:.0%} of all tasks, counts none of them.")
     return Verdict(PASS, shown, counts, results, upper_bound(number), upper_bound(faults), slow)
 
 
@@ -262,6 +267,18 @@ def _complaint(ids: Iterable[str], what: str) -> list[str]:
 def _operated(history: History) -> bool:
     """Whether a command of an operator ran meanwhile: it may end a worker, and so repeat a task, at any moment."""
     return bool(history.meta.get("options", {}).get("operated"))
+
+
+def _miscounted(history: History, counts: Counts) -> list[str]:
+    """What the audit must count and does not, and the other way round; it may count what no queue took."""
+    if history.audit is None:
+        return []
+    counted, limit = set(history.audit["unaccounted"]), history.audit["share"] * marks.WHOLE
+    seen = {task_id for task_id in counts.lost if marks.stamp(task_id, limit).startswith(marks.SIGN)}
+    return [
+        *_complaint(counted - counts.lost - counts.unrouted, "are counted by the audit although they are not lost"),
+        *_complaint(seen - counted, "are lost and audited, and the audit does not count them"),
+    ]
 
 
 def _unexplained(counts: Counts, results: list[FaultResult]) -> list[str]:

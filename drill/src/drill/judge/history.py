@@ -74,6 +74,7 @@ class History:
         stored: id -> times when a worker was told that the result is stored.
         alert_limits: fault -> seconds within which its alert must fire; empty when nobody watched.
         alerts: when which alert fired.
+        audit: what the running audit counts, as :func:`drill.run.counter.count` returns it; None when nobody asked.
         drained: whether all queues ran empty and all nodes were back; None while unknown.
         unchecked: what could not be read or is incomplete, in words.
     """
@@ -92,6 +93,7 @@ class History:
     samples: list[dict[str, Any]] = field(default_factory=list)
     alert_limits: dict[str, float] = field(default_factory=dict)
     alerts: list[Span] = field(default_factory=list)
+    audit: dict[str, Any] | None = None
     drained: bool | None = None
     unchecked: list[str] = field(default_factory=list)
 
@@ -179,6 +181,9 @@ class _Builder:
     def take_alerts(self, record: dict[str, Any]) -> None:
         self.history.alert_limits = record["limits"]
         self.history.alerts = [Span(**span) for span in record["spans"]]
+
+    def take_audit(self, record: dict[str, Any]) -> None:
+        self.history.audit = {key: record[key] for key in ("share", "unaccounted", "undecided", "problem")}
 
     def take_writer(self, record: dict[str, Any]) -> None:
         self.expected.add(record["name"])

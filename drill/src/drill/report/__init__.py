@@ -52,6 +52,7 @@ def summary(history: History, verdict: Verdict) -> dict[str, Any]:
             }
             for result in verdict.faults
         ],
+        "audit": history.audit and history.audit | {"unaccounted": len(history.audit["unaccounted"])},
         "alerts": [asdict(span) for span in history.alerts],
         **history.meta,
     }

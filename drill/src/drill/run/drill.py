@@ -24,8 +24,9 @@ from drill.judge.history import History, build
 from drill.load import sequence
 from drill.load.pool import Pool
 from drill.load.publisher import Job
-from drill.run import drain
+from drill.run import counter, drain
 from drill.targets import TargetError
+from holdfast import audit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,6 +55,7 @@ class Options:
         recovery: seconds that the stack may take to be whole again after a fault.
         alerts: hold each fault until the alert that it must raise has had its time, and report on it.
         operated: a command of an operator runs meanwhile; extra executions are counted, and explained by it.
+        audit: compare what the running audit counts with the ledger.
     """
 
     seed: int
@@ -66,6 +68,7 @@ class Options:
     recovery: float = 120.0
     alerts: bool = False
     operated: bool = False
+    audit: bool = False
     app: str = "webhooks.app:app"
     ledger: str = "drill.ledger:Writer"
 
@@ -214,6 +217,8 @@ class Drill:
         if problems:
             raise TargetError(f"The stack is not healthy before any fault: {'; '.join(problems)}. Next: make status")
         options = self.options
+        if options.audit and not audit.share(self.stack.app):
+            raise TargetError("No task is audited here. Allowed: a share above 0. Next: set HOLDFAST_AUDIT_SHARE")
         ways = dict(options.ways or sequence.WAYS)
         if not self.stack.tier("relay"):
             ways.pop("outbox", None)  # nobody would publish its rows
@@ -264,6 +269,9 @@ class Drill:
         drain.collect(self.stack, self.book, self.folder, self.run)
         ledger.flush(self.folder)  # before the record without which no run passes: no attempt is only in memory then
         self.book.append("drained", ok=not left, why=left)
+        if self.options.audit:
+            self._tell("waiting until the audit can judge all tasks")
+            self.book.append("audit", **counter.count(self.stack, self.run))
         if self.watch:
             self._tell("waiting until the alerts are over")
             self.watch.wait_resolved()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 
 import holdfast
-from holdfast import consumer, environment, publisher, request, settings, startup
+from holdfast import audit, consumer, environment, publisher, request, settings, startup
 
 if TYPE_CHECKING:
     from drill.selftest.mutants import Mutant
 
-PARTS: dict[str, Any] = {"publisher": publisher, "consumer": consumer, "request": request}
+PARTS: dict[str, Any] = {"publisher": publisher, "consumer": consumer, "request": request, "audit": audit}
 VISIBILITY = 30  # seconds instead of half an hour: what a dead worker held must be back before the run is judged
 
 

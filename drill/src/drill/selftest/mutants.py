@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MIX = {"short": 60, "effect": 20, "critical": 10, "long": 10}
 LONG = {"long": 70, "short": 30}
-LAYER = frozenset({"publisher", "consumer", "request"})
+LAYER = frozenset({"publisher", "consumer", "request", "audit"})
 
 type Topology = dict[str, list[dict[str, Any]]]
 
@@ -69,6 +69,7 @@ class Mutant:
         redis_broker: Redis carries the tasks.
         quorum: queues that stock Celery makes are quorum queues.
         own: the settings are those of somebody's application, with the whole layer installed as it would do it.
+        audit: every task is audited, and the audit must count what is lost; the control's as well.
     """
 
     removes: str
@@ -85,6 +86,7 @@ class Mutant:
     redis_broker: bool = False
     quorum: bool = False
     own: bool = False
+    audit: bool = False
 
 
 def _policy(name: str, **changes: Any) -> Callable[[Topology], None]:
@@ -182,6 +184,16 @@ MUTANTS = {
         LONG,
         rate=30,
         topology=_policy("tasks", overflow="drop-head", dead_letter_strategy="at-most-once", max_length=20),
+    ),
+    "drop-head": Mutant(
+        "a full queue drops its oldest message",
+        (),
+        LONG,
+        rate=30,
+        topology=_policy(
+            "tasks", overflow="drop-head", max_length=20, dead_letter_exchange=None, dead_letter_strategy=None
+        ),
+        audit=True,
     ),
     "tag-matching": Mutant(
         "any confirm counts as the message's own",

@@ -75,6 +75,7 @@ def execute(
         recovery=60,
         app=f"{VARIANT}:app",
         ledger=mutant.ledger,
+        audit=scenario.audit,
     )
     ledgers.mkdir(parents=True, exist_ok=True)  # the logs of the workers are there, too
     disks = images(spare_folder) if scenario.spare and scenario.spare.images else None

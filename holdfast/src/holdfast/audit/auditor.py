@@ -44,6 +44,9 @@ class Auditor:
         app: the application, whose results are asked.
         client: of the Redis that has the notes; it returns texts, and may read and write all of them.
         after: seconds after its time when a task that has not ended is looked for.
+
+    Attributes:
+        waits_for: the queue that kept tasks from being counted at the last look; empty for none.
     """
 
     app: Celery
@@ -51,7 +54,7 @@ class Auditor:
     after: float = AFTER
     _since: dict[Mark, float] = field(default_factory=dict)  # open tasks, and since when nothing holds them
     _named: set[Mark] = field(default_factory=set)  # those that were unaccounted at the last look: they stay so
-    _waits_for: str = ""  # the queue that kept tasks from being counted at the last look
+    waits_for: str = field(default="", init=False)
 
     def look(self, now: float | None = None) -> Verdict:
         """Look once.
@@ -75,6 +78,10 @@ class Auditor:
         lost, undecided = self._split(sure) if sure else ([], 0)
         self._tell(lost)
         return Verdict(now, len(lost), undecided, now - waiting[0] * 60 if waiting else 0.0)
+
+    def unaccounted(self) -> set[str]:
+        """Return the ids of the tasks that the last look counted."""
+        return {mark.task_id for mark in self._named}
 
     # -- the notes
 
@@ -162,14 +169,14 @@ class Auditor:
 
     def _tell_waiting(self, queue: str, until: float) -> None:
         """Name the queue that keeps tasks from being counted, once; an empty name for none."""
-        if queue and queue != self._waits_for:
+        if queue and queue != self.waits_for:
             logger.warning(
                 "audit: tasks due after %s are not counted yet: since then no worker has found the queue %s empty, "
                 "nor received a later task from it",
                 datetime.fromtimestamp(max(0.0, until), timezone.utc).isoformat(" ", "minutes"),
                 queue,
             )
-        self._waits_for = queue
+        self.waits_for = queue
 
     def _tell(self, lost: list[Mark]) -> None:
         fresh = [mark for mark in lost if mark not in self._named]
