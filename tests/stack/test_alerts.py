@@ -93,8 +93,6 @@ def test_what_the_rules_read_is_there(stack: Stack) -> None:  # noqa: ARG001 - a
     absent = {
         "holdfast_certificate_expiry_timestamp_seconds",  # production alone: from node_exporter's text files
         "holdfast_firewall_loaded",  # the same
-        "holdfast_audit_last_look_timestamp_seconds",  # the audit is off by default; test_metrics.py has its names
-        "holdfast_tasks_unaccounted",  # the same
         "redis_errors_total",  # appears with the first error
         "holdfast_worker_paused_timestamp_seconds",  # exists while a queue is paused; test_metrics.py has its name
     }
