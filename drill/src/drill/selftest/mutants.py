@@ -252,7 +252,11 @@ SMALL_DISK = Mutant(
     faults=("disk-full",),
     spare=Spare(("rabbit",), ((r"^disk_free_limit\.absolute = .*", "disk_free_limit.absolute = 20MB"),), disk="300m"),
 )
-POWER = Mutant("nothing: all safeguards are on, and the servers' disks can lose power", spare=_powered())
+POWER = Mutant(
+    "nothing: all safeguards are on, and the servers' disks can lose power",
+    mix={"short": 65, "effect": 20, "critical": 14, "long": 1},  # of longer ones the six processes run 22 a second
+    spare=_powered(),
+)
 SETUPS = {"stock": STOCK, "redis-broker": REDIS_BROKER, "control": CONTROL}
 
 
