@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.backends.redis import RedisBackend
 from celery.exceptions import ImproperlyConfigured
-from celery.signals import worker_init
+from celery.signals import worker_init, worker_ready
 from celery.utils.log import get_logger
 from redis.exceptions import RedisError
 
@@ -101,4 +101,10 @@ def install(app: Celery) -> None:
                 worker.app.conf.holdfast_audit_share,
             )
 
+    def send(consumer: Any) -> None:
+        found = ended(consumer.app)
+        if found:
+            found.start()
+
     at_start(app, begin, worker_init)
+    at_start(app, send, worker_ready)

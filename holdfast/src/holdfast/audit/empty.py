@@ -14,7 +14,6 @@ from holdfast.audit import store
 
 if TYPE_CHECKING:
     from celery import Celery
-    from kombu import Connection
 
 logger = get_logger(__name__)
 
@@ -31,7 +30,8 @@ class EmptyQueues:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._connection: Connection | None = None
+        self._broker = app.connection_for_read()
+        self._broker.transport  # noqa: B018 - made here, because kombu looks for modules: a thread must import none
         self._complained = False
 
     def start(self) -> None:
@@ -63,7 +63,7 @@ class EmptyQueues:
         try:
             found = [name for name in tuple(self._app.amqp.queues.consume_from) if self._empty(name)]
         except BaseException:
-            self._close()
+            self._broker.release()
             raise
         if found:
             client: Any = self._app.backend.client
@@ -74,19 +74,13 @@ class EmptyQueues:
 
         The broker says the same of a queue whose leader is away; but that one has no consumers, either.
         """
-        if self._connection is None:
-            self._connection = self._app.connection_for_read()
-            self._connection.ensure_connection(max_retries=1)
-            bound_open_broker_sockets(self._connection, IO_LIMIT)
-        channel: Any = self._connection.channel()
+        if not self._broker.connected:
+            self._broker.connect()
+            bound_open_broker_sockets(self._broker, IO_LIMIT)
+        channel: Any = self._broker.channel()
         try:
             answer = channel.queue_declare(name, passive=True)
         except ChannelError:  # it does not exist; the channel is closed
             return False
         channel.close()
         return bool(answer.consumer_count) and not answer.message_count
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.release()
-        self._connection = None

@@ -66,8 +66,12 @@ class Ended:
         self._file = self._opened()
 
     def start(self) -> None:
-        """Send from a thread."""
+        """Send from a thread, and look at the queues from another one.
+
+        The pool's first children are there: one that is forked while a thread imports a module waits for it for ever.
+        """
         Thread(target=self._run, name="audit", daemon=True).start()
+        EmptyQueues(self._app).start()
 
     def stop(self) -> None:
         """Send what is there, and let go of the files."""
@@ -248,14 +252,12 @@ def _marks_at_hand() -> list[Mark]:
 
 
 def begin(app: Celery) -> Ended:
-    """Keep notes from now on, in this worker."""
+    """Keep notes from now on, in this worker; they are sent from :meth:`Ended.start` on."""
     place = f"audit-{crc32(str(app.conf.result_backend).encode()):08x}"  # another Redis, other files
     try:
         made = Ended(app, pulse.directory() / place)
     except OSError as error:
         logger.warning("audit: notes of a worker that is killed get lost, set HOLDFAST_PULSE_DIR: %s", error)
         made = Ended(app, Path(mkdtemp(prefix="holdfast-audit-")))
-    made.start()
-    EmptyQueues(app).start()
     atexit.register(made.stop)  # a cold shutdown sends no signal; the pool's children end in another way
     return made
