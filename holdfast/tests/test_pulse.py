@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -133,6 +134,44 @@ def test_a_file_that_cannot_be_read_is_no_heartbeat(directory: Path) -> None:
 def test_a_heartbeat_that_cannot_be_written_does_not_raise(directory: Path) -> None:
     directory.write_text("a file where the directory should be")
     consuming().write()
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary directory of a process that nobody has told a folder of its own."""
+    monkeypatch.delenv("HOLDFAST_PULSE_DIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_folder_in_the_temporary_directory_is_of_one_user(temporary: Path) -> None:
+    consuming().write()
+    (folder,) = temporary.iterdir()
+    assert folder == pulse.directory() == temporary / f"holdfast-{os.geteuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert pulse.names() == ["default"]
+
+
+@pytest.mark.parametrize("planted", ["link", "open", "of another user"])
+def test_a_folder_that_somebody_has_planted_is_not_used(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    """In it a link can stand where the heartbeat is written, and the file that it leads to would be lost."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + (planted == "of another user"))
+    folder, kept = temporary / f"holdfast-{os.geteuid()}", temporary / "kept"
+    kept.write_text("of the victim")
+    there = temporary / "elsewhere" if planted == "link" else folder
+    there.mkdir()
+    there.chmod(0o777 if planted == "open" else 0o755)
+    if planted == "link":
+        folder.symlink_to(there)
+    (there / f"default.{os.getpid()}").symlink_to(kept)
+    consuming().write()
+    assert kept.read_text() == "of the victim"
+    assert pulse.read("default") is None
+    said = CliRunner().invoke(probe.command, ["worker"])
+    assert said.exit_code == 1
+    assert "set HOLDFAST_PULSE_DIR" in said.output
 
 
 def test_a_state_knows_since_when(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,10 @@ def watch_command() -> None:
 
 
 def _judge(kind: str, names: tuple[str, ...]) -> NoReturn:
+    try:
+        folder = pulse.directory()
+    except OSError as error:
+        raise click.ClickException(f"No heartbeat can be read: {error}") from error
     found = {name: pulse.read(name) for name in names or pulse.names()}
     verdicts = {
         name: heartbeat.problems() if heartbeat else ["it has written no heartbeat; is it started?"]
@@ -43,7 +47,7 @@ def _judge(kind: str, names: tuple[str, ...]) -> NoReturn:
         if names or (heartbeat and heartbeat.kind == kind)
     }
     if not verdicts:
-        click.echo(f"No {kind} has written a heartbeat to {pulse.directory()}; is one running?")
+        click.echo(f"No {kind} has written a heartbeat to {folder}; is one running?")
     for name, problems in verdicts.items():
         heartbeat = found[name]
         notes = heartbeat.notes() if heartbeat and not problems else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,8 +73,8 @@ class Pulse:
     def write(self) -> None:
         """Replace the file; a full disk must not stop the process, so an error only leaves the file old."""
         self.time = time()
-        path = directory() / f"{self.name}.json"
         try:
+            path = directory() / f"{self.name}.json"
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             draft = path.with_suffix(f".{self.pid}")
             draft.write_text(json.dumps(asdict(self)))
@@ -159,8 +160,24 @@ class Pulse:
 
 
 def directory() -> Path:
-    """Return where heartbeat files are: ``HOLDFAST_PULSE_DIR``, by default ``holdfast`` in the temporary directory."""
-    return Path(os.environ.get("HOLDFAST_PULSE_DIR") or Path(tempfile.gettempdir()) / "holdfast")
+    """Return where heartbeat files are: ``HOLDFAST_PULSE_DIR``, by default this user's own folder among temporary files.
+
+    Everybody can make that folder first, and plant links in it that lead to this user's files.
+
+    :raises OSError: the default one cannot be made, or others can write to it.
+    """
+    if given := os.environ.get("HOLDFAST_PULSE_DIR"):
+        return Path(given)
+    user = os.geteuid()
+    path = Path(tempfile.gettempdir()) / f"holdfast-{user}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & 0o022:
+        raise PermissionError(
+            f"{path} is a link, of another user, or open to others; allowed: a folder of user {user} that only it can "
+            "write to; remove it, or set HOLDFAST_PULSE_DIR"
+        )
+    return path
 
 
 def _clock(at: float) -> str:
@@ -187,7 +204,10 @@ def read(name: str) -> Pulse | None:
 
 
 def names() -> list[str]:
-    """Return the names of all heartbeat files."""
+    """Return the names of all heartbeat files.
+
+    :raises OSError: as :func:`directory`.
+    """
     return sorted(path.stem for path in directory().glob("*.json"))
 
 

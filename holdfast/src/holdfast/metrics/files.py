@@ -108,12 +108,10 @@ def start(wanted: bool) -> CountFiles | None:
     """
     if not wanted:
         return None
-    files = CountFiles(pulse.directory() / "metrics" / str(os.getpid()))
     try:
+        files = CountFiles(pulse.directory() / "metrics" / str(os.getpid()))
         files.open()
     except OSError as error:
-        logger.warning(
-            "metrics: only the state of this process is served, %s cannot be written: %s", files.folder, error
-        )
+        logger.warning("metrics: only the state of this process is served, its files cannot be written: %s", error)
         return None
     return files
