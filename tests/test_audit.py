@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import importlib.util
+import json
 import os
 import pwd
 import socket
@@ -270,3 +271,37 @@ def test_a_host_is_told_no_secret_that_it_does_not_use() -> None:
     assert {"certificate_authority", "rabbitmq_admin"} <= set(rest)
     passwords = yaml.safe_load((ROOT / "ansible/inventories/lab/group_vars/all/main.yml").read_text())
     assert given | set(rest) <= set(passwords["holdfast_passwords"])
+
+
+def test_a_worker_is_told_its_own_secrets_alone(tmp_path: Path) -> None:
+    """The control: a host of every group, and of none that keeps what belongs to the controller."""
+    role = ROOT / "ansible/roles/verify"
+    (look,) = [
+        task["holdfast.stack.audit"]
+        for task in yaml.safe_load((role / "tasks/main.yml").read_text())
+        if "secrets" in task.get("holdfast.stack.audit", {})
+    ]
+    every = yaml.safe_load((ROOT / "ansible/inventories/lab/group_vars/all/main.yml").read_text())["holdfast_passwords"]
+    of = yaml.safe_load((role / "vars/main.yml").read_text())["verify_secrets_of"]
+    groups: dict[str, dict[str, Any]] = {"workers": {"few": {}, "many": {}}, "app": {"few": {}, "many": {}}}
+    groups |= {name: {"many": {}} for name in of.keys() - groups.keys() - {"rest"}}
+    hosts = {"all": {"vars": {"ansible_connection": "local"}, "children": {n: {"hosts": h} for n, h in groups.items()}}}
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "vars": {"holdfast_passwords": {name: f"secret of {name}" for name in every}},
+        "vars_files": [str(role / "vars/main.yml")],
+        "tasks": [{"ansible.builtin.debug": {"msg": {"told": look["secrets"]}}}],
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    done = subprocess.run(
+        [ROOT / ".venv/bin/ansible-playbook", "-i", tmp_path / "hosts.yml", tmp_path / "play.yml"],
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible/ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "json"},
+        check=True, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    said = json.loads(done.stdout[done.stdout.index("{") :])["plays"][0]["tasks"][0]["hosts"]
+    few, many = (set(said[name]["msg"]["told"]) for name in ("few", "many"))
+    assert "redis_worker" in few
+    assert few.isdisjoint(name for group, names in of.items() if group != "workers" for name in names)
+    assert many == set(every) - set(of["rest"])

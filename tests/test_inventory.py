@@ -45,6 +45,13 @@ def test_the_example_is_right() -> None:
     assert found() == ""
 
 
+@pytest.mark.parametrize("name", ["example", "lab"])
+def test_the_database_is_reached_over_tls_alone(name: str) -> None:
+    """Without this variable PostgreSQL's client goes on in clear text; tests/lab/test_database.py has what it does."""
+    main = yaml.safe_load((EXAMPLE.parent / name / "group_vars/all/main.yml").read_text())
+    assert main["app_environment"]["PGSSLMODE"] == "verify-full"
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [

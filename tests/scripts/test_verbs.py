@@ -37,6 +37,7 @@ def test_the_workflow_calls_the_verbs_that_people_use() -> None:
     assert called[:3] == re.findall(r"make [a-z-]+", (ROOT / ".ci/run").read_text())
     verbs = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {line.removeprefix("make ") for line in called} <= set(verbs)
+    assert "make audit" in called, "known vulnerabilities and the SBOM are part of each run"
 
 
 def test_every_hook_is_a_check_of_lint() -> None:
