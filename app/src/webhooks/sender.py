@@ -34,7 +34,7 @@ _NOT_PUBLIC = tuple(
     ipaddress.ip_network(text) for text in ("64:ff9b::/96", "2002::/16", "192.88.99.0/24", "::/96", "192.0.0.0/24")
 )
 
-logging.getLogger("httpcore").setLevel(logging.INFO)  # its debug lines hold whole addresses, which may hold secrets
+logging.getLogger("httpcore").setLevel(logging.INFO)  # it logs an answer's headers, which may repeat a secret
 
 
 class RefusedError(Exception):
