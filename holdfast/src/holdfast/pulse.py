@@ -160,7 +160,7 @@ class Pulse:
 
 
 def directory() -> Path:
-    """Return where heartbeat files are: ``HOLDFAST_PULSE_DIR``, by default this user's own folder among temporary files.
+    """Return where heartbeat files are: ``HOLDFAST_PULSE_DIR``, by default one of this user in ``/tmp``.
 
     Everybody can make that folder first, and plant links in it that lead to this user's files.
 
