@@ -98,6 +98,20 @@ def test_clean_takes_its_own_lines_out_of_the_settings_and_no_others(stack: Mach
     assert (stack.checkout / ".env").read_text() == "OWN=1\n"
 
 
+def test_the_lab_removes_its_own_files_and_no_others(stack: Machine, tmp_path: Path) -> None:
+    """HOLDFAST_LAB_DIR may be a folder that holds something else."""
+    stack.program("docker", 'case "$*" in *inspect*) exit 1 ;; esac')
+    own, kept = tmp_path / "lab/known_hosts", tmp_path / "lab/thesis.txt"
+    for files, left in (((own,), False), ((own, kept), True)):
+        own.parent.mkdir(exist_ok=True)
+        for file in files:
+            file.touch()
+        done = stack.run("lab", "down", HOLDFAST_LAB_DIR=str(own.parent))
+        assert done.returncode == 0, done.stderr
+        assert not own.exists()
+        assert (own.parent.exists(), kept.exists()) == (left, left)
+
+
 def test_down_keeps_the_volumes(stack: Machine) -> None:
     run = stack.run("down")
     assert run.returncode == 0, run.stderr
