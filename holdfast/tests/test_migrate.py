@@ -16,10 +16,11 @@ from click.testing import CliRunner
 from kombu import Connection, Exchange, Queue
 
 from holdfast.cli import main
+from holdfast.migrate.carry import Result
 from holdfast.migrate.command import show
 from holdfast.migrate.count import Left, count
 from holdfast.migrate.message import Stored, Targets, UnreadableError
-from holdfast.migrate.move import HELD_BY_WORKERS, Mover, Result
+from holdfast.migrate.move import HELD_BY_WORKERS, Mover
 from holdfast.migrate.old import HOLDING, UNACKED, Held, OldBroker, Spot
 from holdfast.publisher import Message, Outcome, Refused, TimedOut, delay
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from kombu.exceptions import KombuError
 from redis.exceptions import LockError, RedisError
 
 from holdfast.dead import load_app
+from holdfast.migrate.carry import WAITS, Result, amqp_app, names, progress
 from holdfast.migrate.count import Left, count
 from holdfast.migrate.message import Targets
-from holdfast.migrate.move import Mover, Result
+from holdfast.migrate.move import Mover
 from holdfast.migrate.old import OldBroker
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-EVERY = 2.0  # seconds between two lines of progress
-WAITS = 3  # exit code: nothing is wrong, and something is left
 
 
 def _options(_: click.Context, __: click.Parameter, value: str) -> dict[str, Any]:
@@ -32,13 +26,6 @@ def _options(_: click.Context, __: click.Parameter, value: str) -> dict[str, Any
     if not isinstance(found, dict):
         raise click.BadParameter('it is no JSON object; for instance {"global_keyprefix": "shop:"}')
     return found
-
-
-def _names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
-    pairs = [one.partition("=") for one in value]
-    if wrong := ["".join(pair) for pair in pairs if not (pair[0] and pair[2])]:
-        raise click.BadParameter(f"{', '.join(wrong)}: write OLD=NEW")
-    return {old: new for old, _, new in pairs}
 
 
 @click.command()
@@ -55,7 +42,7 @@ def _names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> dic
     help="What broker_transport_options was there: global_keyprefix, master_name, sep, ...",
 )  # fmt: skip
 @click.option(
-    "--queue", "names", multiple=True, callback=_names, metavar="OLD=NEW", help="A queue's new name; repeatable."
+    "--queue", "names", multiple=True, callback=names, metavar="OLD=NEW", help="A queue's new name; repeatable."
 )
 @click.option("--skip", multiple=True, metavar="QUEUE", help="Another application's queue: leave it; repeatable.")
 @click.option("--reverse-priority", is_flag=True, help="The application counts priorities the other way round now.")
@@ -78,12 +65,7 @@ def command(context: click.Context, /, path: str, url: str, options: dict[str, A
     that is printed.
     """
     app = load_app(path)
-    if app.connection_for_write().transport.driver_type != "amqp":
-        raise click.ClickException(
-            f"found:   the application {path!r} has {app.connection_for_write().as_uri()} as its broker\n"
-            "allowed: amqp:// or amqps://, where the tasks are to go\n"
-            "next:    set broker_url to RabbitMQ, and give the Redis broker with --from"
-        )
+    amqp_app(path, app, "set broker_url to RabbitMQ, and give the Redis broker with --from")
     targets = Targets(app, chosen["names"], frozenset(chosen["skip"]), turned=chosen["reverse_priority"])
     try:
         with closing(_open(url, options)) as old:
@@ -120,22 +102,9 @@ def _move(old: OldBroker, targets: Targets, workers_stopped: bool, trusted: bool
             "next:    stop them (SIGTERM, and wait for their end); where a host is gone, CLIENT KILL ADDR ends the "
             "connection that is left of it; --ignore-clients, when they are another application's"
         )
-    mover = Mover(old, targets, _progress())
+    mover = Mover(old, targets, progress())
     mover.run(workers_stopped=workers_stopped)
     return mover.result
-
-
-def _progress() -> Callable[[Result], None]:
-    begin = said = monotonic()
-
-    def progress(result: Result) -> None:
-        nonlocal said
-        now, moved = monotonic(), result.moved.total()
-        if now - said >= EVERY:
-            said = now
-            click.echo(f"{moved} moved, {moved / (now - begin):.0f}/s", err=True)
-
-    return progress
 
 
 def show(result: Result, left: Left, targets: Targets) -> str:
@@ -143,9 +112,7 @@ def show(result: Result, left: Left, targets: Targets) -> str:
     lines = [f"moved    {number:>8}  {queue}" for queue, number in sorted(result.moved.items())]
     if result.resumed:
         lines.append(f"resumed  {result.resumed:>8}  of an earlier run that did not end: so many run twice at most")
-    lines += [f"refused            {one['task_id']} in {one['key']}: {one['reason']}" for one in result.reasons]
-    if result.refused > len(result.reasons):
-        lines.append(f"refused  {result.refused:>8}  in all")
+    lines += result.named()
     lines += [f"waiting  {number:>8}  {_way(queue, targets)}" for queue, number in sorted(left.waiting.items())]
     lines += [f"unacked  {number:>8}  {queue}" for queue, number in sorted(left.unacked.items())]
     if left.eta:

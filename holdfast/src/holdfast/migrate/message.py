@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.quorum_queues import detect_quorum_queues
 from kombu.utils.json import loads
 
-from holdfast.outbox.workflow import due_in
-from holdfast.publisher import Message, delay
+from holdfast.migrate.carry import in_time
+from holdfast.publisher import Message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -144,7 +143,6 @@ class Targets:
             exchange, key = self.place(queue)
             made = Message(exchange, key, raw, payload.get("content-type") or "", charset, headers,
                            {"delivery_mode": 2, **kept})  # fmt: skip
-            waits = stored.eta and detect_quorum_queues(self.app, "amqp")[0] and queue.exchange.type != "direct"
-            return due_in(replace(made, exchange=delay.EXCHANGE)) if waits else made
+            return in_time(self.app, queue, made)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UnreadableError(f"its body, priority or ETA cannot be read ({error!r})") from error

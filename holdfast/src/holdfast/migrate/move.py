@@ -6,15 +6,14 @@ of it which the new broker had confirmed already runs twice; it is at most what 
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from holdfast.migrate.carry import WINDOW, Result, publisher
 from holdfast.migrate.message import Stored, UnreadableError
 from holdfast.migrate.old import LEASE
-from holdfast.publisher import NotAcknowledged, Policy, Publisher, delay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,11 +22,9 @@ if TYPE_CHECKING:
     from holdfast.migrate.old import Held, OldBroker
     from holdfast.publisher import Message, Outcome
 
-WINDOW = 500  # messages under way: what a killed run may publish twice
 DEADLINE = LEASE / 2  # seconds for one message; below the lease, so that no other run begins while this one waits
 BATCH = 100  # messages claimed or dropped in one round trip
 HELD_BY_WORKERS = "(unacknowledged)"
-NAMED = 100  # refused messages that are named one by one
 
 
 @dataclass
@@ -37,29 +34,6 @@ class Flight:
     held: Held
     left: int
     error: Exception | None = None
-
-
-@dataclass
-class Result:
-    """What a run did.
-
-    Attributes:
-        moved: messages by old queue; HELD_BY_WORKERS for what they held.
-        resumed: those that an earlier run had claimed; so many tasks run twice at most.
-        refused: how many were not taken.
-        reasons: the first of these, each with its key, task and reason.
-        stopped: why the run ended early; None when it did not.
-    """
-
-    moved: Counter[str] = field(default_factory=Counter)
-    resumed: int = 0
-    refused: int = 0
-    reasons: list[dict[str, str]] = field(default_factory=list)
-    stopped: str | None = None
-
-    def summary(self) -> dict[str, Any]:
-        """Return it as values of JSON."""
-        return {**vars(self), "moved": dict(self.moved)}
 
 
 class Mover:
@@ -73,10 +47,7 @@ class Mover:
 
     def __init__(self, old: OldBroker, targets: Targets, progress: Callable[[Result], None]) -> None:
         self._old, self._targets, self._progress = old, targets, progress
-        app = targets.app
-        self._publisher = Publisher(app.connection_for_write(), Policy.from_settings(app.conf))
-        self._publisher.expired = app.conf.get("holdfast_expired_queue")
-        self._publisher.topology[delay.ANY_KEY] = delay.entities(app)
+        self._publisher = publisher(targets.app, targets.app.connection_for_write())
         self._bindings = old.bindings()
         self._lock: Any = None
         self._extended = monotonic()
@@ -181,20 +152,14 @@ class Mover:
         flight.error = flight.error or outcome.error
         if flight.left:
             return False
-        error = flight.error
-        if error is None:
+        if flight.error is None:
             return True
-        if isinstance(error, NotAcknowledged) and error.retryable:
-            self.result.stopped = str(error)  # the next ones would fail like it
-        else:
-            self._refuse(flight.held.key, Stored.read(flight.held.raw, held=flight.held.queue is None), str(error))
+        stored = Stored.read(flight.held.raw, held=flight.held.queue is None)
+        self.result.failed(flight.held.key, stored.task_id, flight.error)
         return False
 
     def _refuse(self, key: str, stored: Stored | None, reason: str) -> None:
-        self.result.refused += 1
-        if len(self.result.reasons) < NAMED:
-            task = stored.task_id if stored else "-"
-            self.result.reasons.append({"key": key, "task_id": task, "reason": reason})
+        self.result.refuse(key, stored.task_id if stored else "-", reason)
 
     def _settle(self, done: list[Held]) -> None:
         self._old.settle(done)
