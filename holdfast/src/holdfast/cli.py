@@ -13,6 +13,7 @@ COMMANDS = {
     "dead": "holdfast.dead:command",
     "doctor": "holdfast.doctor:command",
     "migrate-broker": "holdfast.migrate.command:command",
+    "migrate-queues": "holdfast.migrate.queues:command",
     "outbox": "holdfast.outbox.cli:command",
     "probe": "holdfast.probe:command",
     "relay": "holdfast.outbox.cli:relay",

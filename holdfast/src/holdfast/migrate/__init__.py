@@ -1,1 +1,1 @@
-"""Moves the tasks of an application from a Redis broker to RabbitMQ: ``holdfast migrate-broker``."""
+"""Moves the tasks of an application: from Redis to RabbitMQ, and from classic queues to quorum queues there."""
