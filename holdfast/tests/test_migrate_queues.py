@@ -316,7 +316,7 @@ def called(app: Celery, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Any:
     def call(*arguments: str, error: Exception | None = None) -> Any:
         monkeypatch.setattr(queues, "load_app", lambda _: app)
         monkeypatch.setattr(queues, "amqp_app", lambda *_: None)
-        monkeypatch.setattr(app, "connection_for_write", lambda *_: Connected(error))
+        monkeypatch.setattr(app, "connection_for_write", lambda *_, **__: Connected(error))
         default = ["-A", "shop", "--management", "http://192.0.2.1:15672"]
         return CliRunner().invoke(main, ["migrate-queues", *default, *arguments])
 

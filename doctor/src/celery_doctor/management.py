@@ -142,7 +142,7 @@ class Cluster:
     "HF811-queue-type",
     Severity.FATAL,
     loss="the queue lives on one node: lost with its disk",
-    fix="declare it again with x-queue-type quorum",
+    fix="a quorum queue of another name; holdfast migrate-queues moves the tasks to it while the application runs",
 )
 def queue_type(cluster: Cluster) -> list[str]:
     return [f"queue {one['name']} is {one.get('type')}" for one in cluster.queues if one.get("type") != "quorum"]

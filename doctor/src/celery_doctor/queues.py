@@ -50,7 +50,8 @@ def queue_not_described(subject: Subject) -> list[str]:
     Severity.FATAL,
     loss="a classic queue lives on one node: unreachable while that is down, lost with its disk",
     fix='Queue(..., queue_arguments={"x-queue-type": "quorum"}), or holdfast.routing.queues(...); for queues that only'
-    ' routes name task_create_missing_queue_type = "quorum"',
+    ' routes name task_create_missing_queue_type = "quorum". A queue that is there keeps its type: give the new one'
+    " another name; holdfast migrate-queues moves the tasks",
 )
 def quorum_queues(subject: Subject) -> list[str]:
     if not subject.amqp:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu import Connection
 
+HEARTBEAT = 60  # seconds; nobody sends one while a publish waits, and the broker ends a connection after two of them
 LATE = 6.0  # seconds; RabbitMQ tells its management API every 5 s what is unacknowledged
 
 
@@ -80,7 +81,7 @@ def command(context: click.Context, /, path: str, pairs: dict[str, str], url: st
     """
     app = load_app(path)
     amqp_app(path, app, "from Redis, holdfast migrate-broker moves the tasks")
-    with app.connection_for_write(operator_urls()) as connection:
+    with app.connection_for_write(operator_urls(), heartbeat=HEARTBEAT) as connection:
         look = _looking(app, url, connection)
         try:
             connection.ensure_connection(**PATIENCE)
