@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from celery import Celery
     from kombu import Connection
 
-HEARTBEAT = 60  # seconds; nobody sends one while a publish waits, and the broker ends a connection after two of them
+HEARTBEAT = 60  # seconds; after two of them the broker gives back what a host held that is gone
+ANSWER: dict[str, Any] = {"read_timeout": 30}  # seconds that the broker has for each answer; py-amqp waits for ever
 LATE = 6.0  # seconds; RabbitMQ tells its management API every 5 s what is unacknowledged
 
 
@@ -81,7 +82,7 @@ def command(context: click.Context, /, path: str, pairs: dict[str, str], url: st
     """
     app = load_app(path)
     amqp_app(path, app, "from Redis, holdfast migrate-broker moves the tasks")
-    with app.connection_for_write(operator_urls(), heartbeat=HEARTBEAT) as connection:
+    with app.connection_for_write(operator_urls(), heartbeat=HEARTBEAT, transport_options=ANSWER) as connection:
         look = _looking(app, url, connection)
         try:
             connection.ensure_connection(**PATIENCE)
