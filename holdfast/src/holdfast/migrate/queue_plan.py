@@ -91,7 +91,6 @@ class Plan:
         new: the quorum queue, as the application describes it.
         place: exchange and routing key that lead to the new queue alone.
         declares: the new queue is not there yet.
-        unacked: messages that workers hold, as of some seconds ago.
         differs: each setting that holds for the old queue and not for the new one, with what to do.
     """
 
@@ -99,7 +98,6 @@ class Plan:
     new: Queue
     place: Place
     declares: bool
-    unacked: int
     differs: list[str]
 
 
@@ -148,7 +146,6 @@ def plan(app: Celery[Any], shown: Shown, old: str, new: str) -> Plan:
         described,
         own if own is not None and alone else (DEFAULT_EXCHANGE, new),
         target is None,
-        int(source.get("messages_unacknowledged", 0)),
         list(_differences(source, target or {"arguments": arguments})),
     )
 
