@@ -243,35 +243,41 @@ def test_a_countdown_waits_in_the_broker_where_an_exchange_leads_on(app: Celery)
     assert (published[0].exchange, published[0].routing_key) == ("", "orders.q")
 
 
-def _nothing() -> Any:
-    raise TimeoutError
-
-
-def test_a_source_ends_when_the_queue_is_empty_and_gives_back_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def source(monkeypatch: pytest.MonkeyPatch, *counts: int, late: Iterable[str] = ()) -> tuple[Source, Any]:
+    """Return a source of a queue with so many messages each time that it is asked, and its channel."""
     monkeypatch.setattr("holdfast.migrate.queue_move.PATIENCE", 0)
     connection: Any = MagicMock()
     channel = connection.channel()
-    channel.queue_declare.return_value.message_count = 0
-    source = Source(connection, "orders")
-    arrived = channel.basic_consume.call_args.kwargs["callback"]
-    late = iter(["second"])
+    channel.queue_declare.side_effect = [MagicMock(message_count=number) for number in counts]
+    made = Source(connection, "orders")
+    arrived = iter(late)
 
     def drain(**_: object) -> None:
-        arrived(next(late, None) or _nothing())
+        for one in arrived:
+            channel.basic_consume.call_args.kwargs["callback"](one)
+            break
+        else:
+            raise TimeoutError
 
     connection.drain_events.side_effect = drain
-    arrived("first")
-    assert list(source) == ["first", "second"]
-    source.close()
-    assert channel.send_method.call_args.args[2] == (0, True, True)
+    return made, channel
+
+
+def test_a_source_ends_with_what_waited_at_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, channel = source(monkeypatch, 2, late=["a", "b", "c"])
+    assert list(made) == ["a", "b"]
+    made.close()
+    assert channel.send_method.call_args.args[2] == (0, True, True), "what is left is given back"
+
+
+def test_a_source_ends_when_workers_have_taken_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = source(monkeypatch, 7, 0, late=["a"])
+    assert list(made) == ["a"]
 
 
 def test_a_queue_that_gives_nothing_ends_the_run_although_it_has_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.migrate.queue_move.PATIENCE", 0)
-    connection: Any = MagicMock()
-    connection.drain_events.side_effect = TimeoutError
-    connection.channel().queue_declare.return_value.message_count = 7
-    assert list(Source(connection, "orders")) == []
+    made, _ = source(monkeypatch, 7, 7)
+    assert list(made) == []
 
 
 def test_the_next_step_is_said_for_everything_that_is_left(app: Celery, broker: Broker) -> None:

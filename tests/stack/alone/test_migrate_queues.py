@@ -234,7 +234,7 @@ def test_nothing_that_was_accepted_is_lost(move: Move) -> None:
             assert move.send(quick, "bulk")
         wait_until(lambda: move.ready("bulk") == BULK, "the broker has accepted the bulk", 60)
         stack.enter_context(move.worker("new", ",".join(NAMES.values())))
-        flow = threading.Thread(target=produce, args=(move, old, "celery", done))
+        flow = threading.Thread(target=produce, args=(move, old, "celery", done), daemon=True)
         flow.start()
         times = interrupted(move)
         for _ in range(10):
@@ -246,7 +246,7 @@ def test_nothing_that_was_accepted_is_lost(move: Move) -> None:
         done.set()  # the publishers are switched
         flow.join()
         done.clear()
-        flow = threading.Thread(target=produce, args=(move, new, "tasks", done))
+        flow = threading.Thread(target=produce, args=(move, new, "tasks", done), daemon=True)
         flow.start()
         last.send_signal(signal.SIGTERM)
         last.wait(90)

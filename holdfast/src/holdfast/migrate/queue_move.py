@@ -47,22 +47,28 @@ class Source:
         self._channel: Any = connection.channel()
         self._channel.auto_decode = False  # bodies stay as they are
         self._arrived: deque[Any] = deque()
+        self._most = waiting(self._channel, queue)[0]
         self._channel.basic_qos(0, PREFETCH, False)
         self._tag = self._channel.basic_consume(queue, callback=self._arrived.append)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield messages until the queue has none, or gives none."""
-        last = monotonic()
-        while True:
-            while self._arrived:
-                yield self._arrived.popleft()
-                last = monotonic()
+        """Yield as many messages as waited at the beginning: a busy publisher must not keep the next queue waiting."""
+        for _ in range(self._most):
+            if not self._arrive():
+                return
+            yield self._arrived.popleft()
+
+    def _arrive(self) -> bool:
+        """Wait for a message; tell whether there is one, or the queue has none, or gives none."""
+        end = monotonic() + PATIENCE
+        while not self._arrived:
             try:
                 self._connection.drain_events(timeout=LOOK)
             except TimeoutError:
-                empty = waiting(self._channel, self._queue)[0] == 0  # may take in a message that has just come
-                if not self._arrived and (empty or monotonic() - last > PATIENCE):
-                    return
+                empty = waiting(self._channel, self._queue)[0] == 0  # takes in a message that has just come
+                if not self._arrived and (empty or monotonic() > end):
+                    return False
+        return True
 
     def done(self, raw: Any) -> None:
         """Take a message out of the queue."""
