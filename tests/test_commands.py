@@ -37,6 +37,7 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_APP", "webhooks.app")  # app.env has it
     monkeypatch.setenv("HOLDFAST_OUTBOX_URL", "sqlite://")
     monkeypatch.setenv("HOLDFAST_OLD_BROKER_URL", "redis://")  # its page exports it
+    monkeypatch.setenv("HOLDFAST_MANAGEMENT_URL", "http://192.0.2.1:15672")  # the same
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
