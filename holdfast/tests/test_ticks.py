@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
+from celery._state import _tls
 from celery.schedules import crontab, schedule
 from dateutil.rrule import HOURLY, MINUTELY
 from hypothesis import given, settings
@@ -17,6 +18,9 @@ from redbeat.schedules import rrule
 
 from holdfast.schedule import ticks
 from holdfast.schedule.ticks import UTC
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 250_000, tzinfo=UTC)
 AUTUMN = datetime(2026, 10, 24, 23, 59, 30, tzinfo=UTC)  # 01:59:30 in Berlin; from 03:00 the clock goes back to 02:00
@@ -29,6 +33,15 @@ def application(zone: str) -> Celery:
     app = Celery("unit", broker="memory://", set_as_current=False)
     app.conf.update(timezone=zone)
     return app
+
+
+@pytest.fixture(autouse=True)
+def current() -> Iterator[None]:
+    """Make an application of this file the current one: redbeat's rules ask that for its time zone."""
+    before = _tls.current_app
+    application("UTC").set_current()
+    yield
+    _tls.current_app = before
 
 
 def with_app(when: Any, zone: str = "UTC") -> Any:
