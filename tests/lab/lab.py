@@ -54,6 +54,41 @@ def on(host: str, script: str) -> str:
     return done.stdout
 
 
+TRY = """
+import contextlib, socket, ssl
+context = ssl.create_default_context(cafile="{trusted}")
+context.load_cert_chain("{shown}.pem", "{shown}.key")
+try:
+    with socket.create_connection(("127.0.0.1", {port}), 5) as link:
+        with context.wrap_socket(link, server_hostname="localhost") as tls:
+            tls.settimeout(1)  # with TLS 1.3 a server refuses after the handshake, in what it sends next
+            with contextlib.suppress(TimeoutError):
+                tls.recv(1)
+    print("accepted")
+except ssl.SSLError as error:
+    print("refused:", error.reason)
+"""
+TLS = "/etc/holdfast/tls"
+
+
+def client(shown: str, port: int, trusted: str = f"{TLS}/ca.pem") -> str:
+    """Return a program that shows a certificate to a port of its host, and prints whether both sides accept.
+
+    Args:
+        shown: path of the certificate, without ``.pem``.
+        port: of the server.
+        trusted: file with the authorities that the client trusts.
+    """
+    return TRY.format(shown=shown, port=port, trusted=trusted)
+
+
+def accepts(host: str, *arguments: Any) -> bool:
+    """Tell whether a port of a host and a client accept each other, see ``client``."""
+    said = on(host, f"python3 - <<'END'\n{client(*arguments)}\nEND").strip()
+    assert said.partition(":")[0] in {"accepted", "refused"}, said
+    return said == "accepted"
+
+
 def verify() -> set[str]:
     """Run the playbook and return its findings as ``HOST: CHECK``."""
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from ..facts import FACTS
-from ..lab.lab import ROOT, container
+from ..lab.lab import ROOT, TLS, accepts, container
 from .lab import LOGS
 
 if TYPE_CHECKING:
@@ -195,6 +195,62 @@ def test_upgrade(lab: Lab) -> None:
 def test_certificates(lab: Lab) -> None:
     with lab.load():
         lab.play("rotate_certificates")
+
+
+def test_authority(lab: Lab) -> None:
+    """Another authority takes over, and the old one is refused at the end; the drill is a client outside of the hosts."""
+    kept = "/root/before"
+    ports = {"AMQP": 5671, "RabbitMQ's nodes": 25672, "metrics": 15691, "Redis": 6379, "Sentinel": 26379, "host": 9100}
+    first = issuers(lab)
+    assert len(first) == 1
+    lab.on("data1", "sh", "-ec", f"rm -rf {kept}; cp -rL {TLS} {kept}")
+
+    def doors(shown: str, trusted: str) -> list[str]:
+        return [name for name, port in ports.items() if accepts("data1", f"{shown}/client", port, f"{trusted}/ca.pem")]
+
+    with lab.load():
+        said = lab.play("rotate_authority", fails=True)
+        assert "clients outside of the inventory" in said
+        assert issuers(lab) == first
+        lab.on("data1", "cp", f"{TLS}/ca.pem", f"{kept}/both.pem")
+        renew_the_drill(lab)
+        lab.play("rotate_authority", "--extra-vars", "rotate_clients=ready")
+        renew_the_drill(lab)
+        connect_again(lab)
+    second = issuers(lab)
+    assert len(second) == 1
+    assert second != first
+    lab.unchanged("site", "--check")
+    # the certificate of before is good until the end, for both sides
+    assert doors(kept, TLS) == doors(TLS, TLS) == list(ports)
+    assert doors(TLS, kept) == [], "the servers show certificates of the next authority"
+    with lab.load():
+        lab.play("rotate_authority", "--extra-vars", "rotate_finish=yes")
+        connect_again(lab)
+    assert doors(kept, TLS) == []
+    assert doors(TLS, TLS) == list(ports)
+    assert issuers(lab) == second
+    lab.unchanged("site")
+    lab.play("verify")
+    lab.refuses("no rotation that has begun", "rotate_authority", "--extra-vars", "rotate_finish=yes")
+
+
+def issuers(lab: Lab) -> set[str]:
+    """Return who has signed the certificates of the hosts."""
+    ask = f"for file in {TLS}/server.pem {TLS}/client.pem; do openssl x509 -noout -issuer -in $file; done"
+    return {line for host in lab.hosts for line in lab.on(host, "sh", "-ec", ask).splitlines()}
+
+
+def renew_the_drill(lab: Lab) -> None:
+    """Give the drill's programs what a client outside of the inventory gets by hand: authorities and a certificate."""
+    lab.play("parts/describe", "--extra-vars", f"render_dir={ROOT / 'build/drill' / lab.inventory.name}")
+
+
+def connect_again(lab: Lab) -> None:
+    """End every connection to the brokers and to Redis: all clients prove themselves again."""
+    lab.on("data1", "rabbitmqctl", "--silent", "close_all_connections", "a test of certificates")
+    for host in lab.described()["children"]["redis"]["hosts"]:
+        lab.on(host, "holdfast-redis", "client", "kill", "type", "normal")
 
 
 def test_secrets(lab: Lab) -> None:

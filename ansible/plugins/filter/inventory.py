@@ -22,7 +22,7 @@ COMMON = {
     "holdfast_address", "holdfast_app_user", "holdfast_drill", "holdfast_net", "holdfast_passwords",
     "holdfast_passwords_before", "holdfast_worker_user", "app_to", "backup_dir", "canary_task", "rabbitmq_reinstall",
     "rabbitmq_target", "render_dir", "replace_host", "replace_old", "restore_confirmed", "restore_from",
-    "rotate_finish", "rotate_names", "scale_remove",
+    "rotate_clients", "rotate_finish", "rotate_names", "scale_remove",
 }  # fmt: skip
 # Lists of addresses beside those of the hosts
 NETWORKS = ("firewall_clients", "firewall_operators")

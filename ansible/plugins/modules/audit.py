@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import grp
+import hashlib
 import json
 import os
 import pwd
@@ -83,6 +84,13 @@ def rules(text: str) -> dict[str, list[str]]:
     implied = {"", "sanitize-payload", "resetchannels", "resetpass", "-@all", "nocommands"}
     users = (line.split() for line in text.splitlines() if line.startswith("user "))
     return {user[1]: sorted({rule.strip("()") for rule in user[2:]} - implied) for user in users}
+
+
+def fingerprints(pem: str) -> list[str]:
+    """Return the SHA-256 fingerprint of each certificate of a PEM text, as ``openssl x509 -fingerprint`` shows it."""
+    blocks = re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
+    digests = (hashlib.sha256(ssl.PEM_cert_to_DER_cert(block)) for block in blocks)
+    return sorted(digest.digest().hex(":").upper() for digest in digests)
 
 
 class Audit:
@@ -459,6 +467,20 @@ class Audit:
                 self.check(f"Flower's API {whose}, {name}", said, 401)
         self.modern("Flower", want["port"])
 
+    def certificates(self) -> None:
+        """Compare the authorities that this host trusts with those of the controller; they signed its certificates."""
+        want = self.options["authorities"]
+        trusted = fingerprints(Path(self.tls["ca"]).read_text())
+        self.check("authorities that this host trusts", trusted, fingerprints(want))
+        with tempfile.NamedTemporaryFile("w") as bundle:
+            bundle.write(want)
+            bundle.flush()
+            for file in self.options["certificates"]:
+                # it may bring the authorities between itself and one that is trusted
+                verify = ("openssl", "verify", "-CAfile", bundle.name, "-untrusted", file, file)
+                said = self.run(*verify, check=False).strip()
+                self.check(f"{file} is of an authority that all hosts trust", said, f"{file}: OK")
+
     def metrics(self) -> None:
         """Who may read the metrics of this host, and of its programs."""
         words, own = b"GET /metrics HTTP/1.0\r\n\r\n", (self.tls["cert"], self.tls["key"])
@@ -539,6 +561,8 @@ def main() -> None:
             "address": {"type": "str", "required": True},
             "audits": {"type": "list", "elements": "str", "required": True},
             "tls": {"type": "dict", "default": {}},
+            "authorities": {"type": "str", "default": ""},
+            "certificates": {"type": "list", "elements": "str", "default": []},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "rabbitmq": {"type": "dict", "default": {}},
             "redis": {"type": "dict", "default": {}},
