@@ -305,3 +305,40 @@ def test_a_worker_is_told_its_own_secrets_alone(tmp_path: Path) -> None:
     assert "redis_worker" in few
     assert few.isdisjoint(name for group, names in of.items() if group != "workers" for name in names)
     assert many == set(every) - set(of["rest"])
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the authorities ``old`` and ``new``, and a certificate of each, ``of-old`` and ``of-new``."""
+    folder = tmp_path_factory.mktemp("signed")
+    for name in ("old", "new"):
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1")
+        for command in (
+            ("req", "-x509", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem"),
+            ("req", "-x509", *key, "-subj", "/CN=host", "-CA", f"{name}.pem", "-CAkey", f"{name}.key",
+             "-keyout", f"of-{name}.key", "-out", f"of-{name}.pem"),
+        ):  # fmt: skip
+            subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def certificates(folder: Path, trusted: tuple[str, ...], designed: tuple[str, ...], shown: str) -> list[str]:
+    """Return the findings about a host that trusts some authorities and shows a certificate."""
+    bundle = folder / "bundle.pem"
+    bundle.write_text("".join((folder / f"{name}.pem").read_text() for name in trusted))
+    authorities = "\n".join((folder / f"{name}.pem").read_text().strip() for name in designed)
+    files = [str(folder / f"{shown}.pem")]
+    return wrong("certificates", tls={"ca": str(bundle)}, authorities=authorities, certificates=files)
+
+
+def test_a_host_trusts_the_authorities_of_the_controller_alone(signed: Path) -> None:
+    assert certificates(signed, ("new",), ("new",), "of-new") == []
+    assert certificates(signed, ("new", "old"), ("old", "new"), "of-old") == []
+    trust = ["authorities that this host trusts"]
+    assert certificates(signed, ("new", "old"), ("new",), "of-new") == trust, "it still trusts the old one"
+    assert certificates(signed, ("new",), ("new", "old"), "of-new") == trust, "it does not trust the old one yet"
+
+
+def test_a_certificate_of_an_authority_that_is_not_trusted_is_found(signed: Path) -> None:
+    finding = [f"{signed}/of-old.pem is of an authority that all hosts trust"]
+    assert certificates(signed, ("new",), ("new",), "of-old") == finding

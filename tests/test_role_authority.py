@@ -28,7 +28,8 @@ def role(tasks_from: str, **variables: object) -> Tasks:
 
 def note(name: str, value: str) -> Tasks:
     """Return tasks that note a value as ``name``."""
-    return [{"ansible.builtin.set_fact": {"noted": "{{ noted | default({}) | combine({'" + name + "': " + value + "}) }}"}}]
+    more = f"{{'{name}': {value}}}"
+    return [{"ansible.builtin.set_fact": {"noted": "{{ noted | default({}) | combine(" + more + ") }}"}}]
 
 
 def shell(script: str) -> Tasks:
@@ -62,7 +63,7 @@ PLAY: Tasks = [
     *shell("openssl ecparam -name prime256v1 -genkey | openssl ec -aes256 -passout pass:secret -out ca.key 2>&1"),
     *step("another-key"),
     *shell("mv away ca.key"),
-    *step("another-password", tls_authority_password="other"),
+    *step("another-password", holdfast_passwords={"certificate_authority": "other"}),
     # the next authority: made once
     *role("authority", **NEXT),
     *keep("made"),

@@ -65,8 +65,8 @@ try:
             with contextlib.suppress(TimeoutError):
                 tls.recv(1)
     print("accepted")
-except ssl.SSLError as error:
-    print("refused:", error.reason)
+except (ssl.SSLError, ConnectionError) as error:
+    print("refused:", error)
 """
 TLS = "/etc/holdfast/tls"
 
