@@ -50,13 +50,15 @@ def test_what_holds_a_secret_shows_no_difference() -> None:
 OWNERS = ("localhost", "localhost.client", "drill")
 
 
-@pytest.mark.parametrize("tasks_from", ["given", "client"])
+@pytest.mark.parametrize("tasks_from", ["main", "client"])
 def test_a_given_key_is_not_printed(tmp_path: Path, tasks_from: str) -> None:
     """The documented rehearsal, with its differences."""
     (tmp_path / "given").mkdir()
     for name in ("ca.pem", *(f"{name}.{end}" for name in OWNERS for end in ("pem", "key"))):
         (tmp_path / "given" / name).write_text(f"content of {name}\n")
     (tmp_path / "there").mkdir()
+    for name in ("server.pem", "client.pem"):  # of before: check mode leaves out a bare host
+        (tmp_path / "there" / name).write_text("another one\n")
     (tmp_path / "play.yml").write_text(
         yaml.safe_dump([
             {
