@@ -82,6 +82,12 @@ def test_the_root_of_every_service_is_read_only_and_its_places_in_memory_have_a_
             assert "size=" in place, f"{name}: {place} may take half of the machine's memory"
 
 
+def test_the_probe_of_a_worker_looks_where_supervisor_tells_its_programs_to_write() -> None:
+    written = re.findall(r'HOLDFAST_PULSE_DIR="(.+)"', (ROOT / "compose/config/workers/supervisord.conf").read_text())
+    for name in ("worker1", "worker2"):
+        assert [SERVICES[name]["environment"]["HOLDFAST_PULSE_DIR"]] == written
+
+
 def test_the_ports_of_the_brokers_are_those_of_the_laptops_environment() -> None:
     found = {}
     for node in ("rabbit1", "rabbit2", "rabbit3"):

@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
+import pytest
+
 from ..rig import APPS
 from ..servers import free_ports
 from ..stack import wait_until
 
 if TYPE_CHECKING:
     from ..servers import OwnRig
-
-import pytest
 
 pytestmark = pytest.mark.stack
 

@@ -30,7 +30,7 @@ def count(stack: Stack, run: str) -> dict[str, Any]:
         dead letters; ``problem``, why it could not look at all of them, in words.
     """
     began = time.time()
-    looks, problem = 0, "it did not get as far"
+    looks, problem = 0, ""
     with stack.redis(stack.primary(), "admin") as client:
         auditor = Auditor(stack.app, client, AFTER)
         while looks < LOOKS and time.time() - began < PATIENCE:

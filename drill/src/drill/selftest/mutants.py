@@ -254,7 +254,7 @@ SMALL_DISK = Mutant(
 )
 POWER = Mutant(
     "nothing: all safeguards are on, and the servers' disks can lose power",
-    mix={"short": 65, "effect": 20, "critical": 14, "long": 1},  # of longer ones the six processes run 22 a second
+    mix={"short": 65, "effect": 20, "critical": 14, "long": 1},  # with a long one in ten, six processes run 22 a second
     spare=_powered(),
 )
 SETUPS = {"stock": STOCK, "redis-broker": REDIS_BROKER, "control": CONTROL}
