@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from holdfast.migrate.move import HELD_BY_WORKERS
 
 from ...tutorials import environment
 from ..moving_app import PREFIX, QUEUES, create
+from ..rig import celery
 from ..servers import LOGIN, container, free_ports, image, wait_for_broker
 from ..stack import wait_until
 
@@ -63,23 +63,13 @@ class Move:
         return environment(own)
 
     @contextmanager
-    def worker(self, broker: str, queues: str, name: str) -> Iterator[subprocess.Popen[str]]:
+    def worker(self, broker: str, queues: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker, with its children in a process group of their own."""
-        command = [sys.executable, "-m", "celery", "-A", "moving_app", "worker", "--concurrency", "2", "-Q", queues]
-        command += ["-n", f"{name}@%h", "--loglevel", "info"]
-        log = self.folder / f"{name}.log"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                command, cwd=HERE, env=self.environment(broker), stdout=output, stderr=subprocess.STDOUT, text=True,
-                start_new_session=True,
-            )  # fmt: skip
-            try:
-                wait_until(lambda: f"{name}@" in log.read_text() and " ready." in log.read_text(), f"{name} runs", 120)
-                yield process
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait(30)
+        options = ("worker", "--concurrency", "2", "-Q", queues, "-n", f"{name}@%h", "--loglevel", "info")
+        path = {"PYTHONPATH": str(HERE)}
+        with celery("moving_app", *options, folder=self.folder, environment=self.environment(broker) | path) as process:
+            process.wait_for(" ready.")
+            yield process.child
 
     def executed(self) -> Counter[str]:
         """Count the executions of each task."""

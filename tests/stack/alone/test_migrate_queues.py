@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from holdfast.migrate.carry import WINDOW
 
 from ...tutorials import environment
 from ..queues_app import NAMES, create
+from ..rig import celery
 from ..servers import LOGIN, container, free_ports, image, wait_for_broker
 from ..stack import wait_until
 
@@ -76,23 +76,13 @@ class Move:
         return environment(own | {"HOLDFAST_APP": "queues_app", "HOLDFAST_MANAGEMENT_URL": page})
 
     @contextmanager
-    def worker(self, kind: str, queues: str) -> Iterator[subprocess.Popen[str]]:
+    def worker(self, kind: str, queues: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker, with its children in a process group of their own."""
-        command = [sys.executable, "-m", "celery", "-A", "queues_app", "worker", "--concurrency", "2", "-Q", queues]
-        command += ["-n", f"{kind}@%h", "--loglevel", "info"]
-        log = self.folder / f"{kind}.log"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                command, cwd=HERE, env=self.environment(kind), stdout=output, stderr=subprocess.STDOUT, text=True,
-                start_new_session=True,
-            )  # fmt: skip
-            try:
-                wait_until(lambda: " ready." in log.read_text(), f"the {kind} worker runs", 120)
-                yield process
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait(30)
+        options = ("worker", "--concurrency", "2", "-Q", queues, "-n", f"{kind}@%h", "--loglevel", "info")
+        path = {"PYTHONPATH": str(HERE)}
+        with celery("queues_app", *options, folder=self.folder, environment=self.environment(kind) | path) as process:
+            process.wait_for(" ready.")
+            yield process.child
 
     def command(self, *arguments: str, start: tuple[str, ...] = ("holdfast",)) -> subprocess.Popen[str]:
         """Start the command in the environment of the application with the new queues."""
@@ -126,7 +116,12 @@ class Move:
         with Connection(self.url) as connection:
             channel: Any = connection.default_channel
             channel.auto_decode = False
-            return list(iter(lambda: channel.basic_get(queue, no_ack=True), None))
+            found: list[Any] = []
+            count = channel.queue_declare(queue, passive=True).message_count
+            channel.basic_consume(queue, no_ack=True, callback=found.append)
+            while len(found) < count:
+                connection.drain_events(timeout=60)
+            return found
 
     def send(self, app: Celery[Any], queue: str, **options: Any) -> bool:
         """Publish a task; write down that it was accepted if the broker has confirmed it."""
