@@ -35,7 +35,7 @@ pytestmark = pytest.mark.stack  # needs the engine and the images that `make up`
 
 HERE = Path(__file__).parents[1]
 BULK = 4000  # tasks that only wait: long enough for a run to be killed in the middle
-COUNTDOWN = 120  # seconds; longer than everything up to the move
+COUNTDOWN = 60  # seconds; longer than everything up to the move
 
 
 @dataclass
@@ -184,7 +184,9 @@ def move_the_rest(move: Move) -> None:
     assert (code, said["result"]["moved"]) == (0, {})
 
 
-@pytest.mark.parametrize("tool", [True, False], ids=["moved", "without-the-tool"])
+@pytest.mark.parametrize(
+    "tool", [pytest.param(True, id="moved"), pytest.param(False, id="without-the-tool", marks=pytest.mark.long)]
+)
 def test_nothing_that_was_accepted_is_lost(move: Move, tool: bool) -> None:
     with ExitStack() as stack:
         old = [stack.enter_context(move.worker(move.old_url, "celery,mail", name)) for name in ("old1", "old2")]

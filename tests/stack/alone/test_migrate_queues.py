@@ -218,6 +218,7 @@ def interrupted(move: Move) -> int:
     return 3
 
 
+@pytest.mark.long
 def test_nothing_that_was_accepted_is_lost(move: Move) -> None:
     old, new, quick = create(move.url, "old"), create(move.url, "new"), create(move.url, "old")
     quick.conf.broker_transport_options = {}  # does not wait for each confirm
