@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from typing import NamedTuple
 
 import pytest
@@ -169,8 +170,10 @@ def at(host: str, script: str) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _closed() -> None:
-    """What verify finds must come from the door."""
-    assert verify() == set()
+    """What verify finds must come from the door: what was begun before may need some minutes to settle."""
+    end = time.monotonic() + 300
+    while found := verify():
+        assert time.monotonic() < end, found
 
 
 @pytest.mark.parametrize("name", DOORS)
