@@ -29,7 +29,7 @@ from ansible.module_utils.basic import AnsibleModule
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TIMEOUT = 5  # seconds for one connection
+TIMEOUT = 10  # seconds for one connection
 # Doors are tried by hand: most of these questions are about what happens before a login, which a client library hides,
 # and a host needs nothing but Python to be looked at
 HELLO = b"AMQP\x00\x00\x09\x01"
