@@ -107,6 +107,35 @@ def test_a_network_that_the_firewall_cannot_take_is_refused(name: str) -> None:
     assert f"{name} has 2001:db8::/32 (IPv6)" in found(**{name: ["2001:db8::/32"]})
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "web",
+        ["web"],
+        [{"name": "web"}],
+        [{"name": "web", "addresses": "192.0.2.0/24"}],
+        [{"name": "web", "address": ["192.0.2.0/24"]}],
+        [{"name": "web", "addresses": [], "days": 30}],
+        [{"name": "web", "addresses": ["2001:db8::/32"]}],
+        [{"name": "Web", "addresses": []}],
+        [{"name": "web tier", "addresses": []}],
+        [{"addresses": []}],
+    ],
+)
+def test_a_client_that_is_not_well_described_is_refused(wrong: object) -> None:
+    assert found(holdfast_clients=[{"name": "web-1", "addresses": ["192.0.2.0/24", "198.51.100.7"]}]) == ""
+    assert "correct holdfast_clients" in found(holdfast_clients=wrong)
+
+
+def test_a_login_that_no_client_has_is_removed_or_wanted() -> None:
+    clients = [{"name": "web", "addresses": []}]
+    said = found(holdfast_clients=clients, holdfast_client_passwords={"web": "x", "batch": "y"})
+    assert said.count("found:") == 1
+    assert "-e client_name=batch -e client_state=absent; or put it back" in said
+    assert found(holdfast_clients=clients) == "", "its login comes with issue_client"
+    assert found(holdfast_client_passwords={"batch": "y"}, client_name="batch") == "", "issue_client is at work"
+
+
 @pytest.mark.parametrize("name", PLUGIN["UNQUOTED"])
 @pytest.mark.parametrize("password", ["p@s/w", "a b", 'a"b', "a'b", "a#b", "$a", "a%b", "ä", "a:b", "a,b", "a\\b"])
 def test_a_password_that_a_file_cannot_hold_is_refused_by_name(name: str, password: str) -> None:
@@ -221,7 +250,8 @@ def git(folder: Path, *command: str) -> str:
 
 @pytest.mark.parametrize(
     "name",
-    [".vault-password", "tls/ca.key", "tls/node1.key", "backups/20261128T120000Z/redis.rdb", "verify.json",
+    [".vault-password", "tls/ca.key", "tls/node1.key", "backups/20261128T120000Z/redis.rdb", "clients/web/key.pem",
+     "verify.json",
      "group_vars/all/vault.yml"],
 )  # fmt: skip
 def test_a_secret_that_git_tracks_is_refused(inventory: Path, name: str) -> None:
@@ -245,6 +275,7 @@ def test_what_the_documented_way_makes_is_ignored_wherever_it_lies(inventory: Pa
         "tls/ca.key",
         "backups/1/redis.rdb",
         "backups/1/rabbitmq-definitions.json",
+        "clients/web/client.env",
         "verify.json",
     )
     git(tmp_path, "init", "--quiet")

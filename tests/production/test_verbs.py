@@ -8,20 +8,31 @@ three of ansible/inventories/lab-small, which carry everything. Logs: build/prod
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import ssl
 import sys
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from amqp import Connection
+from amqp.exceptions import AccessRefused, AMQPError
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
+from redis.retry import Retry
 
 from ..facts import FACTS
 from ..lab.lab import ROOT, TLS, accepts, container
 from .lab import LOGS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .lab import Lab
 
 pytestmark = pytest.mark.timeout(7200)  # two hours: the slowest installs six hosts role by role, on a busy machine
@@ -129,7 +140,7 @@ def test_settings(lab: Lab) -> None:
         f"[defaults]\ncollections_path = {ROOT}/.collections\n"
         # without pipelining a user who is not root could not read the files of his modules
         "allow_world_readable_tmpfiles = True\n"
-        "[inventory]\nignore_patterns = ^backups$, ^tls$, ^verify[.]json$\n"
+        "[inventory]\nignore_patterns = ^backups$, ^clients$, ^tls$, ^verify[.]json$\n"
     )
     seconds = {}
     for name, file in (("Ansible's own", stock), ("the shipped", ROOT / "ansible/ansible.cfg")):
@@ -256,6 +267,85 @@ def test_secrets(lab: Lab) -> None:
     with lab.load():
         lab.play("rotate_secrets")
     lab.play("rotate_secrets", "--extra-vars", "rotate_finish=yes")
+
+
+def test_outside(lab: Lab) -> None:
+    """This machine as a client outside of the inventory: it publishes, consumes nothing, and is shut out alone."""
+    written, home = LOGS / "issued", LOGS / "client"
+    for folder in (written, home):
+        shutil.rmtree(folder, ignore_errors=True)
+    net = os.environ.get("HOLDFAST_LAB_NET", "172.30.78")
+    # in other ways this address is let in, too: as that of the drill
+    common = {"client_name": "outside", "client_dir": str(written), "client_home": str(home), "firewall_clients": []}
+    issue = json.dumps(common | {"holdfast_clients": [{"name": "outside", "addresses": [f"{net}.128"]}]})
+
+    lab.play("issue_client", "--check", "--extra-vars", issue)
+    assert not written.exists()
+    lab.play("issue_client", "--extra-vars", issue)
+    shutil.move(written, home)
+    # tasks go through every queue, and their results come back
+    publish = 'set -a; . "$0/client.env"; exec "$1" ansible/roles/app/files/canary.py webhooks.app 60'
+    lab.run("env", "-i", "sh", "-ec", publish, home, sys.executable)
+    lab.play("verify", "--extra-vars", issue)
+
+    broker = amqp(home, f"{net}.11")
+    broker.connect()
+    store, sentinel = (redis(home, f"{net}.11", port) for port in (6379, 26379))
+    assert store.ping()
+    assert sentinel.ping()
+    with pytest.raises(AccessRefused, match="read access to queue 'default'"):
+        broker.channel().basic_get("default")
+
+    lab.refuses("take it out of holdfast_clients", "issue_client", "--extra-vars",
+                json.dumps(json.loads(issue) | {"client_state": "absent"}))  # fmt: skip
+    revoke = json.dumps(common | {"client_state": "absent"})
+    lab.play("issue_client", "--extra-vars", revoke)
+    with pytest.raises(AMQPError):
+        broker.drain_events(timeout=30)
+    for server in (store, sentinel):
+        with pytest.raises(RedisError):
+            server.ping()
+    with pytest.raises(TimeoutError):
+        amqp(home, f"{net}.11").connect()
+    lab.play("role", "--extra-vars", "role=firewall")  # now this address is let in, as before
+    with pytest.raises(AccessRefused):
+        amqp(home, f"{net}.11").connect()
+    for port in (6379, 26379):
+        with pytest.raises(AuthenticationError):
+            redis(home, f"{net}.11", port).ping()
+    lab.play("issue_client", "--extra-vars", revoke)  # once more, as after an interruption
+    lab.play("role", "--extra-vars", "role=firewall")
+    lab.play("verify")
+
+
+def issued(home: Path) -> dict[str, str]:
+    """Return the settings of a client outside of the inventory."""
+    lines = (home / "client.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
+def amqp(home: Path, address: str) -> Connection:
+    """Return a connection of that client to a broker, which is not open yet."""
+    url = urlsplit(issued(home)["HOLDFAST_BROKER_URL"].split(",")[0])
+    tls = {
+        "cert_reqs": ssl.CERT_REQUIRED, "server_hostname": address, "ca_certs": f"{home}/ca.pem",
+        "certfile": f"{home}/cert.pem", "keyfile": f"{home}/key.pem",
+    }  # fmt: skip
+    return Connection(
+        host=f"{address}:{url.port}", userid=url.username or "", password=url.password or "",
+        virtual_host=url.path[1:], ssl=tls, connect_timeout=5, read_timeout=30,
+    )  # fmt: skip
+
+
+def redis(home: Path, address: str, port: int) -> Redis:
+    """Return that client's connection to Redis or to a Sentinel."""
+    settings = issued(home)
+    return Redis(
+        host=address, port=port, username=settings["HOLDFAST_SENTINEL_USERNAME"],
+        password=settings["HOLDFAST_SENTINEL_PASSWORD"], ssl=True, ssl_ca_certs=f"{home}/ca.pem",
+        ssl_certfile=f"{home}/cert.pem", ssl_keyfile=f"{home}/key.pem", socket_timeout=5,
+        retry=Retry(NoBackoff(), 0),  # the first refusal counts
+    )  # fmt: skip
 
 
 def test_failover(lab: Lab) -> None:

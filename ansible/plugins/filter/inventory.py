@@ -20,8 +20,9 @@ GROUPS = ("rabbitmq", "redis", "sentinel", "app", "workers")
 # Variables that belong to no single role, and what playbooks take by -e
 COMMON = {
     "holdfast_address", "holdfast_app_user", "holdfast_drill", "holdfast_net", "holdfast_passwords",
-    "holdfast_passwords_before", "holdfast_worker_user", "app_to", "backup_dir", "canary_task", "rabbitmq_reinstall",
-    "rabbitmq_target", "render_dir", "replace_host", "replace_old", "restore_confirmed", "restore_from",
+    "holdfast_passwords_before", "holdfast_worker_user", "app_to", "backup_dir", "canary_task",
+    "client_dir", "client_home", "client_name", "client_state", "rabbitmq_reinstall", "rabbitmq_target", "render_dir",
+    "replace_host", "replace_old", "restore_confirmed", "restore_from",
     "rotate_clients", "rotate_finish", "rotate_names", "scale_remove",
 }  # fmt: skip
 # Lists of addresses beside those of the hosts
@@ -38,6 +39,7 @@ UNQUOTED = (
     "grafana", "prometheus", "alertmanager",
 )  # fmt: skip
 PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
+CLIENT = re.compile(r"[a-z][a-z0-9-]*")  # RabbitMQ, Redis and a certificate take it as it is
 PLACEHOLDER = "${"  # scripts/secrets fills it in
 
 
@@ -123,6 +125,31 @@ def address(host: str, variables: Mapping[str, Any]) -> Iterator[str]:
                 )
 
 
+def clients(variables: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the publishers outside of the inventory; a run of issue_client changes their logins."""
+    listed = value(variables, "holdfast_clients") or []
+    names = []
+    for entry in listed if isinstance(listed, (list, tuple)) else [listed]:
+        given = dict(entry) if hasattr(entry, "items") else {"name": entry}
+        names.append(str(given.get("name")))
+        addresses = given.get("addresses")
+        good = isinstance(addresses, list) and all(_is_address(str(one), ipaddress.IPv4Network) for one in addresses)
+        if set(given) != {"name", "addresses"} or not CLIENT.fullmatch(names[-1]) or not good:
+            yield fault(
+                f"holdfast_clients has {given}",
+                "{ name: web, addresses: [192.0.2.0/24] }: a name of a-z 0-9 -, a list of IPv4 addresses and networks",
+                "correct holdfast_clients",
+            )
+    issued = value(variables, "holdfast_client_passwords") or {}
+    if value(variables, "client_name") is None:
+        for name in sorted(set(issued) - set(names)):
+            yield fault(
+                f"logins of the client {name}, which holdfast_clients does not have",
+                "logins for the names of holdfast_clients",
+                f"remove them: issue_client -e client_name={name} -e client_state=absent; or put it back into the list",
+            )
+
+
 def _is_address(text: str, kind: Callable[[str], object]) -> bool:
     try:
         kind(text)
@@ -182,6 +209,7 @@ def inventory_faults(
         names |= set(hostvars[host].keys())
         found += address(host, hostvars[host])
     found += unknown(names, allowed)
+    found += clients(hostvars[groups["rabbitmq"][0]])
     found += passwords(value(hostvars[groups["rabbitmq"][0]], "holdfast_passwords"), made=makes_passwords)
     return list(dict.fromkeys(found))
 
