@@ -20,7 +20,7 @@ GROUPS = ("rabbitmq", "redis", "sentinel", "app", "workers")
 # Variables that belong to no single role, and what playbooks take by -e
 COMMON = {
     "holdfast_address", "holdfast_app_user", "holdfast_drill", "holdfast_net", "holdfast_passwords",
-    "holdfast_passwords_before", "holdfast_worker_user", "app_to", "backup_dir", "canary_task",
+    "holdfast_passwords_before", "holdfast_worker_user", "app_to", "backup_dir", "backup_keep", "canary_task",
     "client_dir", "client_home", "client_name", "client_state", "rabbitmq_reinstall", "rabbitmq_target", "render_dir",
     "replace_host", "replace_old", "restore_confirmed", "restore_from",
     "rotate_clients", "rotate_finish", "rotate_names", "scale_remove",
