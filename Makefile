@@ -44,8 +44,8 @@ pins: env ## check which pinned versions are still maintained, and until when
 audit: env ## write build/sbom.json (CycloneDX) and report known vulnerabilities of the locked releases
 	@scripts/audit
 
-lab: env ## start bare Debian hosts in containers for Ansible: those of ansible/inventories/lab
-	@scripts/lab up && INVENTORY=ansible/inventories/lab scripts/play secrets
+lab: env ## start bare Debian hosts in containers for Ansible: those of ansible/inventories/lab (OS=debian13)
+	@HOLDFAST_LAB_OS=$(or $(OS),$(HOLDFAST_LAB_OS)) scripts/lab up && INVENTORY=ansible/inventories/lab scripts/play secrets
 
 lab-down: ## remove the lab hosts with everything on them
 	@scripts/lab down

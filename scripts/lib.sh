@@ -148,3 +148,5 @@ debian_mirror() {
     "set HOLDFAST_DEBIAN_MIRROR to the address of one"
   say "${mirror%/}"
 }
+
+ubuntu_mirror() { say "${HOLDFAST_UBUNTU_MIRROR:-http://archive.ubuntu.com/ubuntu}"; }
