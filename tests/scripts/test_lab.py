@@ -34,7 +34,7 @@ def up(machine: Machine, there: str = "", **environment: str) -> subprocess.Comp
     for file in ("key", "key.pub"):
         (machine.checkout / "build/lab" / file).touch()
     machine.program("apt-get", "echo 'Debian|http://debian.example/debian'")
-    return machine.run("lab", "up", "data1", **environment)
+    return machine.run("lab", "up", "data1", user=None, **environment)
 
 
 @pytest.mark.parametrize(
