@@ -20,7 +20,7 @@ use_inventory() {
 refuse_tracked_secrets() {
   local tracked vault=group_vars/all/vault.yml
   has git || return 0
-  tracked=$(git -C "$inventory_dir" ls-files -- .vault-password backups clients verify.json '*.key' '*.rdb' 2>/dev/null || true)
+  tracked=$(git -C "$inventory_dir" ls-files -- .vault-password backups .clients verify.json '*.key' '*.rdb' 2>/dev/null || true)
   if [[ -e $inventory_dir/$vault ]] && ! head -n 1 "$inventory_dir/$vault" | grep -qF ANSIBLE_VAULT; then
     tracked+=$(git -C "$inventory_dir" ls-files -- "$vault" 2>/dev/null || true)
   fi

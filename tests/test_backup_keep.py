@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = [f"2026110{day}T030000Z" for day in range(1, 7)]
-INCOMPLETE = {MADE[1], MADE[4]}
+INCOMPLETE = {MADE[1]: "redis.rdb", MADE[4]: "rabbitmq-definitions.json"}  # what they lack
 OTHER = ["20261101", "before-the-move", "20251101T030000Z-copy"]
 
 
@@ -25,9 +25,8 @@ def inventory(tmp_path: Path) -> Path:
     (folder / "hosts.yml").write_text(yaml.safe_dump(hosts, sort_keys=False))
     for name in (*MADE, *OTHER):
         (folder / "backups" / name).mkdir(parents=True)
-        (folder / "backups" / name / "rabbitmq-definitions.json").touch()
-        if name not in INCOMPLETE:
-            (folder / "backups" / name / "redis.rdb").touch()
+        for part in {"rabbitmq-definitions.json", "redis.rdb"} - {INCOMPLETE.get(name)}:
+            (folder / "backups" / name / part).touch()
     return folder
 
 

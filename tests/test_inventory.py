@@ -250,7 +250,7 @@ def git(folder: Path, *command: str) -> str:
 
 @pytest.mark.parametrize(
     "name",
-    [".vault-password", "tls/ca.key", "tls/node1.key", "backups/20261128T120000Z/redis.rdb", "clients/web/key.pem",
+    [".vault-password", "tls/ca.key", "tls/node1.key", "backups/20261128T120000Z/redis.rdb", ".clients/web/key.pem",
      "verify.json",
      "group_vars/all/vault.yml"],
 )  # fmt: skip
@@ -275,7 +275,7 @@ def test_what_the_documented_way_makes_is_ignored_wherever_it_lies(inventory: Pa
         "tls/ca.key",
         "backups/1/redis.rdb",
         "backups/1/rabbitmq-definitions.json",
-        "clients/web/client.env",
+        ".clients/web/client.env",
         "verify.json",
     )
     git(tmp_path, "init", "--quiet")

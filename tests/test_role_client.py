@@ -85,7 +85,7 @@ PLAY = """
   vars:
     tls_controller_dir: "{{ inventory_dir }}/tls"
     client_name: web
-    client_dir: "{{ inventory_dir }}/clients/web"
+    client_dir: "{{ inventory_dir }}/.clients/web"
     client_home: /run/secrets/holdfast
     firewall_operators: []
     ansible_connection: local
@@ -107,7 +107,7 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> Inventory:
     """An inventory with the client ``web``, its files, and those of the servers in ``out`` beside it."""
     inventory = Inventory(tmp_path_factory.mktemp("issued") / "inventory", WEB)
     assert UNREACHED in inventory.issue("client_name=web")
-    assert not (inventory.folder / "clients").exists(), "no files for logins that no server knows"
+    assert not (inventory.folder / ".clients").exists(), "no files for logins that no server knows"
     assert inventory.run("scripts/render").returncode == 0
     play = inventory.folder.parent / "play.yml"
     play.write_text(PLAY.replace("ROOT", str(ROOT)))
@@ -146,10 +146,10 @@ def test_a_client_reaches_the_ports_of_a_publisher(issued: Inventory) -> None:
 
 
 def test_the_files_have_a_publishers_login_and_no_other_secret(issued: Inventory) -> None:
-    folder = issued.folder / "clients/web"
+    folder = issued.folder / ".clients/web"
     assert [path.stat().st_mode & 0o777 for path in (folder, folder.parent)] == [0o700, 0o700]
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {
-        "ca.pem": "0o644", "cert.pem": "0o644", "client.env": "0o600", "key.pem": "0o600"
+        ".gitignore": "0o644", "ca.pem": "0o644", "cert.pem": "0o644", "client.env": "0o600", "key.pem": "0o600"
     }  # fmt: skip
     text = (folder / "client.env").read_text()
     lines = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
@@ -164,7 +164,7 @@ def test_the_files_have_a_publishers_login_and_no_other_secret(issued: Inventory
 
 
 def test_the_certificate_is_for_a_client_and_ends(issued: Inventory) -> None:
-    folder = issued.folder / "clients/web"
+    folder = issued.folder / ".clients/web"
     certificate = x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes())
     [authority] = x509.load_pem_x509_certificates((folder / "ca.pem").read_bytes())
     certificate.verify_directly_issued_by(authority)
@@ -193,14 +193,17 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Inventory:
         (["client_name=web", "client_state=absent"], "take it out of holdfast_clients"),
         (["client_name=bacth", "client_state=absent"], "next: correct client_name"),
         (["client_name=web", "client_state=gone"], "client_state gone"),
+        (["client_state=absent"], "logins of the client batch"),
+        (["client_name=..", "client_state=absent"], "client_name .."),
     ],
 )
 def test_what_is_not_meant_is_refused(two: Inventory, options: list[str], words: str) -> None:
-    before = two.vault()
+    before, there = two.vault(), sorted(two.folder.rglob("*"))
     said = two.issue(*options)
     assert words in said
     assert UNREACHED not in said, "before any server is asked"
     assert two.vault() == before
+    assert sorted(two.folder.rglob("*")) == there
 
 
 def test_a_login_of_a_client_that_the_list_has_lost_stops_every_other_verb(two: Inventory) -> None:
@@ -212,13 +215,13 @@ def test_a_login_of_a_client_that_the_list_has_lost_stops_every_other_verb(two: 
 
 def test_a_client_that_goes_is_forgotten_and_the_others_stay(two: Inventory) -> None:
     before = two.passwords()
-    (two.folder / "clients/batch").mkdir(parents=True)
+    (two.folder / ".clients/batch").mkdir(parents=True)
     for _ in range(2):  # a run that servers interrupt is repeated
         said = two.issue("client_name=batch", "client_state=absent")
         assert UNREACHED in said
         assert "is still let in" in said
         assert two.passwords() == {"web": before["web"]}
-    assert not (two.folder / "clients/batch").exists()
+    assert not (two.folder / ".clients/batch").exists()
     assert two.run("scripts/play", "check").returncode == 0
     two.lists(WEB, WEB | {"name": "batch"})
     two.issue("client_name=batch")

@@ -88,6 +88,7 @@ class Storm:
 
         def handler(*_: object) -> None:
             if getattr(self.depth, "value", 0) < NESTED and next(left, None) is not None and os.fork() == 0:
+                faulthandler.dump_traceback_later(2 * DEADLINE, exit=True)  # where it hangs, if it does
                 self.acknowledged.clear()
                 self.publish()
                 os.write(report[1], "".join(f"{one}\n" for one in self.acknowledged).encode())
@@ -169,9 +170,10 @@ def main(url: str, queue: str, kind: str, seconds: str) -> None:
         "hanging": sum(thread.is_alive() for thread in threads),
     }
     if kind == "forks":
+        found["hung"] = 0
         while True:
             try:
-                os.wait()
+                found["hung"] += os.wait()[1] != 0
             except ChildProcessError:
                 break
         os.close(storm.report[1])

@@ -112,6 +112,7 @@ def test_no_tick_is_lost_or_doubled_when_the_holder_is_killed(rows: Rows) -> Non
         assert {time.second for time in instants("minute", one, two)} == {0}
 
 
+@pytest.mark.long
 def test_a_change_of_the_rows_is_seen_while_beat_runs(rows: Rows) -> None:
     with rows.rig.worker(2), rows.beat("one") as one:
         one.wait_for("holds the lock")
@@ -133,6 +134,7 @@ def test_a_change_of_the_rows_is_seen_while_beat_runs(rows: Rows) -> None:
         wait_until(lambda: int(rows.python(count)) > 4, "the admin page shows the runs")
 
 
+@pytest.mark.long
 def test_a_row_that_runs_once_runs_once(rows: Rows) -> None:
     rows.python(
         "add('clocked', ClockedSchedule.objects.create(clocked_time=now() - timedelta(seconds=40)), one_off=True)\n"

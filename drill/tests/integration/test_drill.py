@@ -51,6 +51,7 @@ def test_the_smoke_set_passes() -> None:
     assert code == 0, said
 
 
+@pytest.mark.long
 def test_a_command_that_restarts_a_worker_host_under_load_loses_nothing(stack: Stack) -> None:
     worker = stack.target.nodes["worker1"]
     before = stack.target.birth(worker)
