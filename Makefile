@@ -59,7 +59,7 @@ test: ## run the static checks, the unit tests, and the tests of the guarantee, 
 test-all: ## run what make test leaves out: every other test on the stack, then the playbooks on bare hosts
 	@scripts/test-all
 
-test-long: env ## run the tests that take long: many faults on the running stack, the doctor beside each Celery
+test-long: env ## run the tests that take long: many faults on the running stack, each framework, the doctor beside each Celery
 	@.venv/bin/pytest -m long
 
 test-next: env ## run the library's unit tests with the newest celery, kombu and redis-py, pre-releases too; reports only

@@ -62,6 +62,12 @@ def test_its_version_is_that_of_the_library() -> None:
     assert yaml.safe_load((ROOT / "ansible/galaxy.yml").read_text())["version"] == library
 
 
+def test_it_holds_nothing_that_only_a_controller_may_have() -> None:
+    ignored = yaml.safe_load((ROOT / "ansible/galaxy.yml").read_text())["build_ignore"]
+    lines = (ROOT / "ansible/inventories/example/.gitignore").read_text().splitlines()
+    assert {line.rstrip("/") for line in lines if not line.startswith("#")} <= set(ignored)
+
+
 def test_it_holds_what_its_roles_copy_and_nothing_of_this_checkout(archive: Path) -> None:
     with tarfile.open(archive) as content:
         names = content.getnames()

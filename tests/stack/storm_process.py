@@ -88,7 +88,8 @@ class Storm:
 
         def handler(*_: object) -> None:
             if getattr(self.depth, "value", 0) < NESTED and next(left, None) is not None and os.fork() == 0:
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends it if it hangs
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                faulthandler.register(signal.SIGALRM, chain=True)  # says where it hangs, if it does, and ends it
                 signal.setitimer(signal.ITIMER_REAL, 2 * DEADLINE)
                 self.acknowledged.clear()
                 self.publish()

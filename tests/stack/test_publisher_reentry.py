@@ -42,8 +42,7 @@ def test_a_publish_inside_a_publish_harms_neither(rig: Rig, kind: str) -> None:
     found = report(rig, "storm_process.py", urls(rig, *NODES), rig.queue, kind, "5")
     assert found["errors"] == []
     assert found["hanging"] == 0
-    # a child of a process with threads may inherit a lock of CPython or of libc that nobody releases
-    assert found.get("hung", 0) <= 1
+    assert found.get("hung", 0) == 0, "a child did not end by itself: see where, above"
     assert found["inside"] > 10, "there was something in the middle of something"
     assert found["slowest"] < DEADLINE
     assert found["interrupted"] > 10 or kind != "soft_limit"
