@@ -32,7 +32,6 @@ def report(rig: Rig, program: str, *arguments: str) -> dict[str, Any]:
         check=False,
     )
     assert done.stdout, done.stderr[-4000:]
-    print(done.stderr[-8000:])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -42,7 +41,6 @@ def test_a_publish_inside_a_publish_harms_neither(rig: Rig, kind: str) -> None:
     found = report(rig, "storm_process.py", urls(rig, *NODES), rig.queue, kind, "5")
     assert found["errors"] == []
     assert found["hanging"] == 0
-    assert found.get("hung", 0) == 0, "a child did not end by itself: see where, above"
     assert found["inside"] > 10, "there was something in the middle of something"
     assert found["slowest"] < DEADLINE
     assert found["interrupted"] > 10 or kind != "soft_limit"
