@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from celery.app.amqp import AMQP
+from kombu import Connection
 
 from holdfast.mixin import mixed
-from holdfast.publisher import sending, transport
+from holdfast.publisher import forks, sending, transport
 from holdfast.publisher.detach import detach_results
 from holdfast.publisher.durable_amqp import DurableAMQP
 from holdfast.publisher.errors import (
@@ -77,6 +78,7 @@ def install(app: Celery, fallback: Fallback | None = None) -> None:
     if stock is not None and "queues" in stock.__dict__:
         amqp.__dict__["queues"] = stock.queues  # a worker's -Q was applied to these
     amqp.sends = sending.install(app)
+    forks.free_locks(type(app), durable, Connection)
     detach_results(app)
 
 
