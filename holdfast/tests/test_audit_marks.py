@@ -53,7 +53,7 @@ class Redis:
         pass
 
     def __getattr__(self, name: str) -> Any:
-        if name == "confirmations":  # of a store that confirms nothing
+        if name == "confirmation":  # of a store that confirms nothing
             raise AttributeError(name)
         return lambda *args, **options: self.commands.append((name, *args, *options.values()))
 

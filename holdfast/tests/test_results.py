@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socketserver
 import threading
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import Celery
+from celery import Celery, states
 from celery.exceptions import BackendGetMetaError
 from celery.exceptions import TimeoutError as ResultTimeout
 from celery.result import ResultSet
@@ -302,3 +303,49 @@ def test_a_fixed_number_of_confirmations_asks_nobody(app: Celery) -> None:
     backend: Any = app.backend
     backend._sentinel = None
     assert backend.confirmations() == 1
+
+
+class _Store:
+    """What a primary holds, and what a backend sends to it for good."""
+
+    def __init__(self, backend: Any, monkeypatch: pytest.MonkeyPatch, present: bytes | None) -> None:
+        self.present, self.sent, self.announced = present, list[tuple[Any, ...]](), 0
+        monkeypatch.setattr(backend, "_durable", self.durable)
+        monkeypatch.setattr(backend, "get", lambda _key: self.present)
+        monkeypatch.setattr(backend._news, "tell", self.tell)
+
+    def tell(self, _client: Any, *values: Any) -> None:
+        self.announced += len(values)
+
+    def durable(self, *commands: tuple[Any, ...]) -> list[Any]:
+        (command,) = commands
+        self.sent.append(command)
+        if "NX" in command and self.present is not None:
+            return [None]
+        self.present = command[2]
+        return [True]
+
+
+def test_a_result_is_written_by_one_command_where_nothing_is_stored(
+    backend: DurableSentinelBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _Store(backend, monkeypatch, None)
+    backend.store_result("t", 42, states.SUCCESS)
+    assert [command[0] for command in store.sent] == ["SET"]
+    assert store.sent[0][-1] == "NX"
+    assert store.announced == 1
+
+
+@pytest.mark.parametrize(("stored", "kept"), [("SUCCESS", True), ("RETRY", False), ("FAILURE", False)])
+def test_what_is_stored_already_is_written_again_unless_it_is_no_success(
+    stored: str, kept: bool, backend: DurableSentinelBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a confirmation that is missing: the write that found a value has confirmed nothing."""
+    before = json.dumps({"status": stored, "result": "first"}).encode()
+    store = _Store(backend, monkeypatch, before)
+    backend.store_result("t", ValueError("late"), states.FAILURE)
+    conditional, final = store.sent
+    assert conditional[-1] == "NX"
+    assert "NX" not in final
+    assert (final[2] == before) is kept
+    assert store.announced == 1

@@ -146,6 +146,31 @@ def test_results_go_to_the_durable_backend(monkeypatch: pytest.MonkeyPatch) -> N
     assert values["result_backend_transport_options"]["durable_patience"] < values["task_time_limit"]
 
 
+def test_a_service_of_one_address_needs_no_sentinel_and_no_certificate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_text("")
+    changes: dict[str, str | None] = dict.fromkeys(ENVIRONMENT)
+    changes |= {
+        "HOLDFAST_BROKER_URL": "amqps://app:secret@mq.example.com:5671/shop",
+        "HOLDFAST_RESULT_URL": "rediss://default:s%40fe@cache.example.com:6380/2",
+        "HOLDFAST_TLS_CA": str(authority),
+    }
+    values = load(monkeypatch, **changes)
+    assert values["result_backend"] == f"holdfast.results:DurableRedisBackend+{changes['HOLDFAST_RESULT_URL']}"
+    options = values["result_backend_transport_options"]
+    assert (options["durable_replicas"], options["durable_fsync"]) == (1, True), "no less than behind Sentinel"
+    assert values["redis_backend_use_ssl"]["ssl_certfile"] is values["broker_use_ssl"]["certfile"] is None
+    assert values["redis_backend_use_ssl"]["ssl_cert_reqs"] == ssl.CERT_REQUIRED
+    assert values["redbeat_redis_url"] == changes["HOLDFAST_RESULT_URL"]
+    assert values["redbeat_redis_options"] == {"socket_timeout": settings.REDIS_TIMEOUT}
+
+    less = load(monkeypatch, **changes, HOLDFAST_RESULT_REPLICAS="2", HOLDFAST_RESULT_FSYNC="no")
+    options = less["result_backend_transport_options"]
+    assert (options["durable_replicas"], options["durable_fsync"]) == (2, False)
+
+
 def test_the_first_queue_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     values = load(monkeypatch, HOLDFAST_QUEUES="mail, reports")
     assert [queue.name for queue in values["task_queues"]] == ["mail", "reports"]
@@ -213,7 +238,20 @@ def test_without_tls_nothing_of_it_is_set(monkeypatch: pytest.MonkeyPatch) -> No
         ({"HOLDFAST_BROKER_URL": "amqp://app:secret@:5672/x"}, "URL 1 of 1"),
         ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a:port/x"}, "URL 1 of 1"),
         ({"HOLDFAST_BROKER_URL": "amqp://app:secret@a/x;sentinel://app:secret@b/0"}, "mixes amqp and sentinel"),
-        ({"HOLDFAST_RESULT_URL": "redis://app:secret@a/0"}, "sentinel://user:password@host:port/name"),
+        ({"HOLDFAST_RESULT_URL": "db+sqlite://app:secret@a/0"}, "sentinel://user:password@host:port/name"),
+        ({"HOLDFAST_RESULT_URL": "redis://app:secret@a/x"}, "database of URL 1 of 1"),
+        ({"HOLDFAST_RESULT_URL": "redis://app:secret@a/0,redis://app:secret@b/0"}, "a Redis without Sentinel is one"),
+        ({"HOLDFAST_RESULT_URL": "redis://app:secret@a/0", "HOLDFAST_RESULT_REPLICAS": "-1"}, "REPLICAS is '-1'"),
+        ({"HOLDFAST_RESULT_URL": "redis://app:secret@a/0", "HOLDFAST_RESULT_FSYNC": "never"}, "FSYNC is 'never'"),
+        ({"HOLDFAST_RESULT_URL": "rediss://app:secret@a/0"}, "begins with rediss:// and HOLDFAST_TLS_CA is not set"),
+        (
+            {
+                "HOLDFAST_BROKER_URL": "amqps://app:secret@a/x",
+                "HOLDFAST_RESULT_URL": "redis://app:secret@a/0",
+                "HOLDFAST_TLS_CA": __file__,
+            },
+            "begins with redis://, so a part of the traffic would be plain",
+        ),
         ({"HOLDFAST_RESULT_URL": "sentinel://app:secret@a/0,sentinel://app:secret@b/x"}, "database of URL 2 of 2"),
         ({"HOLDFAST_SCHEDULE_URL": "sentinel://beat:secret@a/x"}, "HOLDFAST_SCHEDULE_URL: the database of URL 1 of 1"),
         ({"HOLDFAST_BROKER_URL": "sentinel://app:secret@a/holdfast"}, "allowed are numbers from 0"),

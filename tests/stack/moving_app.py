@@ -40,7 +40,7 @@ def note(task: Task[Any, Any]) -> None:
         ledger.write(f"{task.request.id} {time.time()}\n")
 
 
-@app.task(name="work", bind=True)
+@app.task(shared=False, name="work", bind=True)
 def work(self: Task[Any, Any], number: int, seconds: float = 0.0) -> int:
     """Take some time, then note the execution."""
     time.sleep(seconds)
@@ -48,7 +48,7 @@ def work(self: Task[Any, Any], number: int, seconds: float = 0.0) -> int:
     return number
 
 
-@app.task(name="total", bind=True)
+@app.task(shared=False, name="total", bind=True)
 def total(self: Task[Any, Any], numbers: list[int]) -> int:
     """Sum up a chord."""
     note(self)

@@ -33,7 +33,7 @@ def create(broker: str, kind: str) -> Celery[Any]:
 app = create(os.environ.get("MOVING_BROKER_URL", "memory://"), os.environ.get("MOVING_KIND", "old"))
 
 
-@app.task(name="work", bind=True)
+@app.task(shared=False, name="work", bind=True)
 def work(self: Task[Any, Any], seconds: float = 0.0) -> None:
     """Take some time, then note the execution."""
     time.sleep(seconds)

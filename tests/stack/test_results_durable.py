@@ -46,6 +46,22 @@ app.backend.store_result("twice", 1, "SUCCESS")
 app.backend.store_result("twice", ValueError("cancelled"), "RETRY")
 print(between, app.backend.get_task_meta("twice", cache=False)["status"])
 """
+HEAR = """
+import json
+listener = app.backend.client.pubsub()
+listener.subscribe(*(app.backend.get_key_for_task(f"heard{n}") for n in range(3)))
+for _ in range(3):  # the answers to the subscriptions
+    listener.get_message(timeout=10)
+for n in range(3):
+    app.backend.store_result(f"heard{n}", n, "SUCCESS")
+heard = []
+for _ in range(100):
+    message = listener.get_message(timeout=0.2)
+    heard += [json.loads(message["data"])["result"]] if message else []
+    if len(heard) == 3:
+        break
+print(heard)
+"""
 NOTE_CHORD = """
 from redis.exceptions import RedisError
 try:
@@ -80,6 +96,10 @@ def test_every_replica_that_is_up_confirms_and_a_dead_one_is_not_waited_for(rig:
 
 def test_a_task_that_succeeded_is_not_called_off_by_its_late_twin(rig: Rig) -> None:
     assert rig.call(STORE_TWICE) == "RETRY SUCCESS"
+
+
+def test_who_waits_for_a_result_hears_of_it(rig: Rig) -> None:
+    assert rig.call(HEAR) == "[0, 1, 2]"
 
 
 def test_the_size_of_a_chord_is_noted_for_good_or_not_at_all(rig: Rig) -> None:

@@ -420,14 +420,27 @@ LEDGER = (
         why="a result is stored when the replicas' disks have it",
         until="Celery waits for the replicas' disks before it calls a result stored",
         names={
+            "__init__": "(self, host=, port=, db=, password=, max_connections=, url=, connection_pool=, **kwargs)",
+            "_transport_options": "property",
             "on_task_call": "(self, producer, task_id)",
             "set": "(self, key, value, expires=, **retry_policy)",
             "ensure": "(self, fun, args, **policy)",
         },
     ),
     Use(
+        "celery.backends.redis:RedisBackend",
+        by="holdfast.results.endpoint",
+        why="a result is stored when the replicas of a service have it",
+        until="Celery waits for the replicas before it calls a result stored",
+        names={
+            "__init__": "(self, host=, port=, db=, password=, max_connections=, url=, connection_pool=, **kwargs)",
+            "_get_pool": "(self, **params)",
+            "_transport_options": "property",
+        },
+    ),
+    Use(
         "celery.backends.redis:SentinelBackend",
-        by="holdfast.results.backend",
+        by="holdfast.results.sentinel",
         why="asks Sentinel again before each attempt",
         until="redis-py asks Sentinel on each reconnect",
         names={

@@ -337,9 +337,11 @@ def _may_pass(error: Exception) -> bool:
 def _be_patient(app: Celery) -> None:
     """Give every connection of redbeat a policy that waits for a failover and reads no dead Sentinel twice."""
     ensure_conf(app)
-    get_redis(app)
+    client = get_redis(app)
     sentinel = getattr(app, "redbeat_sentinel", None)
-    if sentinel and "connection_class" not in sentinel.connection_kwargs:
+    if sentinel is None:  # one address
+        client.set_retry(Patience(PATIENCE, PATIENCE))
+    elif "connection_class" not in sentinel.connection_kwargs:
         kind = SteadyTLSConnection if sentinel.connection_kwargs.pop("ssl", False) else SteadyConnection
         sentinel.connection_kwargs |= {"retry": Patience(PATIENCE, PATIENCE), "connection_class": kind}
         for client in sentinel.sentinels:

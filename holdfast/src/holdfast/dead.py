@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 from amqp import Message, spec
 from amqp.exceptions import AccessRefused, AMQPError, ChannelError, MessageNacked
-from celery.app.utils import find_app
-from celery.exceptions import ImproperlyConfigured
 from kombu.exceptions import OperationalError
 from typing_extensions import override
 
-from holdfast import audit, environment
+from holdfast import audit
+from holdfast.operators import OPERATOR_URL, PATIENCE, load_app, operator_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,9 +34,7 @@ if TYPE_CHECKING:
 
     Connect: TypeAlias = Callable[[], AbstractContextManager["Office"]]
 
-PATIENCE: dict[str, Any] = {"max_retries": 3, "interval_start": 1, "interval_step": 1}  # seconds between attempts
 CONFIRM_TIMEOUT = 10.0  # seconds; above a leader election, which takes about 3
-OPERATOR_URL = "HOLDFAST_OPERATOR_URL"  # optional: a second login, so that publishing keeps the application's own
 REPLAY_HEADER = "holdfast-replay"  # how often an operator has replayed the message; survives Celery's retries
 DEATH_HEADERS = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count")
 DEATH_PROPERTIES = ("expiration",)  # a replayed task must not expire on its way
@@ -200,20 +197,6 @@ class Office:
         audit.discarded(self.app, letter.headers)
 
 
-def operator_urls() -> str | None:
-    """Return the brokers with the login of ``HOLDFAST_OPERATOR_URL``, joined by semicolons; None when it is not set.
-
-    Raises:
-        click.ClickException: a URL of it is wrong.
-    """
-    if not os.environ.get(OPERATOR_URL, "").strip():
-        return None
-    try:
-        return environment.urls(OPERATOR_URL, ("amqp", "amqps"))
-    except ImproperlyConfigured as error:
-        raise click.ClickException(str(error)) from error
-
-
 @contextmanager
 def open_office(app: Celery, queue: str, urls: str | None = None) -> Iterator[Office]:
     """Connect to the first broker node that answers; at the end hand back all letters that are left.
@@ -255,21 +238,6 @@ def open_office(app: Celery, queue: str, urls: str | None = None) -> Iterator[Of
             raise click.ClickException(
                 f"The broker says: {error or type(error).__name__}. What was not reported as done is unchanged."
             ) from error
-
-
-def load_app(path: str) -> Celery:
-    """Import the application, with the current directory on the import path as ``celery -A`` does.
-
-    Raises:
-        click.ClickException: it cannot be imported or its settings are incomplete.
-    """
-    try:
-        app: Celery = find_app(path)
-        app.finalize()
-        app.conf.broker_url  # noqa: B018 - reads the settings, so that their errors come now
-    except (ImportError, AttributeError, ImproperlyConfigured) as error:
-        raise click.ClickException(f"Cannot load the application {path!r}: {error}") from error
-    return app
 
 
 class Chosen(click.Command):

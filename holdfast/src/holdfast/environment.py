@@ -98,8 +98,8 @@ def names(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
 def urls(name: str, schemes: tuple[str, ...]) -> str:
     """Return the variable ``name``: one or more URLs, joined by ``;`` as Celery wants them.
 
-    All are of one of the ``schemes``, and each names a host. Of ``sentinel``, what follows the host is the number of a
-    database, 0 when nothing does.
+    All are of one of the ``schemes``, and each names a host. Of Redis and ``sentinel``, what follows the host is the
+    number of a database, 0 when nothing does.
 
     Raises:
         ImproperlyConfigured: it is missing, a URL has another scheme, no host or an odd database, or schemes are mixed.
@@ -119,12 +119,17 @@ def urls(name: str, schemes: tuple[str, ...]) -> str:
                 f"{' or '.join(f'{scheme}://user:password@host:port/name' for scheme in schemes)}. "
                 "Several URLs are joined by commas; special characters in a password are percent-encoded."
             )
-        if parts.scheme == "sentinel" and not (parts.path.strip("/") or "0").isdecimal():
+        if parts.scheme in ("sentinel", "redis", "rediss") and not (parts.path.strip("/") or "0").isdecimal():
             raise ImproperlyConfigured(
                 f"{name}: the database of URL {number} of {len(listed)} is no number; allowed are numbers from 0. "
-                "Write sentinel://user:password@host:port/0, or leave the last part out, which means 0."
+                f"Write {parts.scheme}://user:password@host:port/0, or leave the last part out, which means 0."
             )
         found.add(parts.scheme)
+    if len(listed) > 1 and found & {"redis", "rediss"}:
+        raise ImproperlyConfigured(
+            f"{name} has {len(listed)} URLs; a Redis without Sentinel is one address. Write the one that the service "
+            "gives for reading and writing, or sentinel:// and the addresses of the Sentinels."
+        )
     if len(found) > 1:
         raise ImproperlyConfigured(f"{name} mixes {' and '.join(sorted(found))}; all URLs must have the same scheme.")
     return ";".join(listed)

@@ -1,12 +1,15 @@
-"""Combines a class of the application with the layer's own: neither replaces the other."""
+"""Combines a class of the application with the layer's own, and tells what is the application's own."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from celery.exceptions import ImproperlyConfigured
 from kombu.utils.imports import symbol_by_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def mixed(own: Any, ours: type[Any], stock: type[Any], what: str) -> type[Any]:
@@ -49,3 +52,14 @@ def mixed(own: Any, ours: type[Any], stock: type[Any], what: str) -> type[Any]:
 @cache
 def _combine(own: Any, ours: Any) -> Any:
     return type(own)(own.__name__, (own, ours), {"__module__": own.__module__, "__doc__": own.__doc__})
+
+
+def is_celerys(found: Any, original: Callable[..., Any]) -> bool:
+    """Tell whether a function or bound method is Celery's own: not overridden, not wrapped by an instrumentation.
+
+    Args:
+        found: what an object offers.
+        original: the same function of Celery's class.
+    """
+    function = getattr(found, "__func__", found)
+    return function is getattr(original, "__func__", original) and not hasattr(function, "__wrapped__")

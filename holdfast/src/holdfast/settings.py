@@ -10,11 +10,12 @@ overwrite the name there.
 
 Importing this module needs no environment. The first name that is asked of it reads the environment, once per process.
 
-Environment: ``HOLDFAST_BROKER_URL`` and ``HOLDFAST_RESULT_URL`` (URLs joined by commas), ``HOLDFAST_SENTINEL_MASTER``,
-``HOLDFAST_SENTINEL_USERNAME``, ``HOLDFAST_SENTINEL_PASSWORD`` (percent-encoded, as in a URL); optional
-``HOLDFAST_QUEUES`` (``default,critical``; the first one is the default queue), ``HOLDFAST_TIME_LIMIT`` (1500 seconds),
-``HOLDFAST_SCHEDULE_URL`` (beat's own login for its schedule; ``HOLDFAST_RESULT_URL`` when it is not set),
-``HOLDFAST_AUDIT_SHARE`` (0 to 1: which part of all tasks is audited),
+Environment: ``HOLDFAST_BROKER_URL`` and ``HOLDFAST_RESULT_URL`` (URLs joined by commas); for ``sentinel://`` results
+``HOLDFAST_SENTINEL_MASTER``, ``HOLDFAST_SENTINEL_USERNAME``, ``HOLDFAST_SENTINEL_PASSWORD`` (percent-encoded, as in a
+URL), for those of a service that is one address (``rediss://``) what must confirm them, ``HOLDFAST_RESULT_REPLICAS``
+(1) and ``HOLDFAST_RESULT_FSYNC`` (``yes``); optional ``HOLDFAST_QUEUES`` (``default,critical``; the first one is the
+default queue), ``HOLDFAST_TIME_LIMIT`` (1500 seconds), ``HOLDFAST_SCHEDULE_URL`` (beat's own login for its schedule;
+``HOLDFAST_RESULT_URL`` when it is not set), ``HOLDFAST_AUDIT_SHARE`` (0 to 1: which part of all tasks is audited),
 and ``HOLDFAST_TLS_CA``, ``HOLDFAST_TLS_CERT``, ``HOLDFAST_TLS_KEY`` (:mod:`holdfast.tls`), with ``amqps://`` in the
 broker's URLs.
 
@@ -31,6 +32,7 @@ from urllib.parse import unquote, urlsplit
 
 from holdfast import environment, redis_broker, routing, tls
 
+STORES = ("sentinel", "redis", "rediss")  # schemes of HOLDFAST_RESULT_URL and HOLDFAST_SCHEDULE_URL
 REDIS_TIMEOUT = 5  # seconds; the default of 120 outlasts every failover
 
 
@@ -245,14 +247,16 @@ def results() -> dict[str, Any]:
     Raises:
         ImproperlyConfigured: as :func:`read`.
     """
-    url = environment.urls("HOLDFAST_RESULT_URL", ("sentinel",))
-    files = _tls()
+    url = environment.urls("HOLDFAST_RESULT_URL", STORES)
+    files = _tls(url)
+    at_sentinels = url.startswith("sentinel:")
+    backend = "DurableSentinelBackend" if at_sentinels else "DurableRedisBackend"
     return {
         # a result counts as stored when it is on the replicas' disks, too
-        "result_backend": f"holdfast.results:DurableSentinelBackend+{url}",
-        # the Sentinels, their login, and how long a result waits for them
+        "result_backend": f"holdfast.results:{backend}+{url}",
+        # the Sentinels and their login, or what confirms a result; and how long a result waits for the store
         "result_backend_transport_options": {
-            **_sentinel(files),
+            **(_sentinel(files) if at_sentinels else _one_address()),
             "durable_patience": 120,  # seconds that a finished task waits for the store before its message goes back
         },
         "redis_backend_use_ssl": files.redis() if files else None,  # HOLDFAST_TLS_*
@@ -263,41 +267,56 @@ def results() -> dict[str, Any]:
     }
 
 
+def _one_address() -> dict[str, Any]:
+    """Return what confirms a result where a service gives one address, and nobody tells what is behind it."""
+    return {
+        "durable_replicas": int(environment.choice("HOLDFAST_RESULT_REPLICAS", ("1", "0", "2", "3", "4", "5"))),
+        "durable_fsync": environment.choice("HOLDFAST_RESULT_FSYNC", ("yes", "no")) == "yes",
+        "durable_wait": 2,  # seconds; a service writes its file once a second
+    }
+
+
 def schedule() -> dict[str, Any]:
     """Return the settings of beat: two of them, one lock, in the Redis that ``HOLDFAST_SCHEDULE_URL`` names.
 
     Raises:
         ImproperlyConfigured: as :func:`read`.
     """
-    url = environment.urls(environment.first_set("HOLDFAST_SCHEDULE_URL", "HOLDFAST_RESULT_URL"), ("sentinel",))
-    sentinels = [urlsplit(one) for one in environment.split_urls(url)]
-    files = _tls()
-    ask = _sentinel(files)
+    url = environment.urls(environment.first_set("HOLDFAST_SCHEDULE_URL", "HOLDFAST_RESULT_URL"), STORES)
+    files = _tls(url)
     return {
         # schedule and last runs are in Redis; a tick is done when a broker has acknowledged it
         "beat_scheduler": "holdfast.beat:Scheduler",
         "beat_max_loop_interval": 5,  # seconds
         "redbeat_lock_timeout": 30,  # seconds; the standby takes over within 35 (by default 25 minutes: redbeat#271)
-        # makes redbeat use the options below; without it redbeat reads broker_url
-        "redbeat_redis_url": "redis-sentinel://",
+        # makes redbeat use the options below, or the URL of a Redis without Sentinel; else it reads broker_url
+        "redbeat_redis_url": "redis-sentinel://" if url.startswith("sentinel:") else url,
         # without it redbeat uses broker_use_ssl, which is for RabbitMQ
         "redbeat_redis_use_ssl": files.redis() if files else None,
-        # the Sentinels and beat's own login
+        # the Sentinels and beat's own login; the URL of a Redis without Sentinel says both
         "redbeat_redis_options": {
-            "sentinels": [(one.hostname, one.port or 26379) for one in sentinels],
-            "service_name": ask["master_name"],
-            "sentinel_kwargs": ask["sentinel_kwargs"],
-            "username": unquote(sentinels[0].username or "") or None,
-            "password": unquote(sentinels[0].password or "") or None,
-            "db": int(sentinels[0].path.strip("/") or 0),
+            **(_sentinels_of_beat(url, files) if url.startswith("sentinel:") else {}),
             "socket_timeout": REDIS_TIMEOUT,
         },
     }
 
 
-def _tls() -> tls.TLSFiles | None:
-    """Return the files of ``HOLDFAST_TLS_*`` for Redis; the URLs of the brokers must agree, if there are any."""
-    return tls.read(os.environ.get("HOLDFAST_BROKER_URL", "").strip())
+def _sentinels_of_beat(url: str, files: tls.TLSFiles | None) -> dict[str, Any]:
+    sentinels = [urlsplit(one) for one in environment.split_urls(url)]
+    ask = _sentinel(files)
+    return {
+        "sentinels": [(one.hostname, one.port or 26379) for one in sentinels],
+        "service_name": ask["master_name"],
+        "sentinel_kwargs": ask["sentinel_kwargs"],
+        "username": unquote(sentinels[0].username or "") or None,
+        "password": unquote(sentinels[0].password or "") or None,
+        "db": int(sentinels[0].path.strip("/") or 0),
+    }
+
+
+def _tls(url: str) -> tls.TLSFiles | None:
+    """Return the files of ``HOLDFAST_TLS_*`` for the Redis of a URL; the URLs of the brokers must agree, if any."""
+    return tls.read(os.environ.get("HOLDFAST_BROKER_URL", "").strip(), url)
 
 
 def _redis_as_broker(queue_names: tuple[str, ...], files: tls.TLSFiles | None) -> dict[str, Any]:

@@ -55,31 +55,34 @@ class TLSFiles:
         return {"ssl": True, **self.redis()}
 
 
-def read(broker_url: str) -> TLSFiles | None:
+def read(broker_url: str, store_url: str = "") -> TLSFiles | None:
     """Read the environment; None when ``HOLDFAST_TLS_CA`` is not set, and everything is plain.
 
     Args:
         broker_url: the broker's URLs; RabbitMQ's must say the same.
+        store_url: those of the results or the schedule; a Redis without Sentinel must say the same.
 
     Raises:
         ImproperlyConfigured: a file cannot be read, one of certificate and key is missing, or part of the traffic would
             be plain.
     """
     authority, certificate, key = (_file(f"HOLDFAST_TLS_{name}") for name in ("CA", "CERT", "KEY"))
-    scheme = broker_url.split(":", 1)[0]
+    schemes = {broker_url.split(":", 1)[0], store_url.split(":", 1)[0]}
     if authority is None:
-        if scheme == "amqps" or certificate or key:
-            found = "HOLDFAST_BROKER_URL begins with amqps://" if scheme == "amqps" else "A client certificate is set"
+        secure = schemes & {"amqps", "rediss"}
+        if secure or certificate or key:
+            found = f"A URL begins with {min(secure)}://" if secure else "A client certificate is set"
             raise ImproperlyConfigured(
                 f"{found} and HOLDFAST_TLS_CA is not set; name the file with the authority of the servers' "
                 "certificates (the system's own: /etc/ssl/certs/ca-certificates.crt)."
             )
         return None
-    if scheme == "amqp":
-        raise ImproperlyConfigured(
-            "HOLDFAST_TLS_CA is set and HOLDFAST_BROKER_URL begins with amqp://, so a part of the traffic would be "
-            "plain. Write amqps:// (port 5671) in every URL, or unset HOLDFAST_TLS_CA."
-        )
+    for plain, secret in (("amqp", "amqps:// (port 5671)"), ("redis", "rediss://")):
+        if plain in schemes:
+            raise ImproperlyConfigured(
+                f"HOLDFAST_TLS_CA is set and a URL begins with {plain}://, so a part of the traffic would be "
+                f"plain. Write {secret} in every URL, or unset HOLDFAST_TLS_CA."
+            )
     if (certificate is None) != (key is None):
         raise ImproperlyConfigured("Only one of HOLDFAST_TLS_CERT and HOLDFAST_TLS_KEY is set; set both, or none.")
     return TLSFiles(authority, certificate, key)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 from celery.states import READY_STATES
 
-from holdfast.dead import PATIENCE, load_app, open_office, operator_urls
+from holdfast.dead import open_office
+from holdfast.operators import PATIENCE, load_app, operator_urls
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -190,12 +190,13 @@ class Ended:
             if passed:
                 pipe.zadd(store.PASSED, passed, gt=True)
             # a store that promises nothing of its results is asked for no more here
-            needed = backend.confirmations() if hasattr(backend, "confirmations") else None
-            if needed is not None:
-                pipe.execute_command("WAITAOF", 1, needed, CONFIRM)
+            needed = backend.confirmation() if hasattr(backend, "confirmation") else None
+            if needed:
+                needed.ask(pipe, CONFIRM)
             answers = pipe.execute()
-        if needed is not None and (answers[-1][0] < 1 or answers[-1][1] < needed):
-            raise RedisConnectionError(f"{answers[-1][1]} of {needed} replicas have the notes on disk")
+        missing = needed.missing(answers) if needed else None
+        if missing:
+            raise RedisConnectionError(f"the notes are {missing}")
         path.unlink()
         return True
 

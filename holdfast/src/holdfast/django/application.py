@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery import _state
 from django.core.management.base import CommandError
 
-from holdfast.dead import load_app
+from holdfast.operators import load_app
 
 if TYPE_CHECKING:
     from celery import Celery

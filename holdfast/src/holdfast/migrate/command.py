@@ -10,12 +10,12 @@ import click
 from kombu.exceptions import KombuError
 from redis.exceptions import LockError, RedisError
 
-from holdfast.dead import load_app
 from holdfast.migrate.carry import WAITS, Result, amqp_app, names, progress
 from holdfast.migrate.count import Left, count
 from holdfast.migrate.message import Targets
 from holdfast.migrate.move import Mover
 from holdfast.migrate.old import OldBroker
+from holdfast.operators import load_app
 
 
 def _options(_: click.Context, __: click.Parameter, value: str) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from amqp.exceptions import AccessRefused, AMQPError
 from kombu.exceptions import OperationalError
 
 from celery_doctor.rules import NotAllowedError
-from holdfast.dead import PATIENCE, load_app, operator_urls
 from holdfast.migrate.carry import WAITS, Result, amqp_app, names, progress, publisher
 from holdfast.migrate.queue_move import QueueMover, waiting
 from holdfast.migrate.queue_plan import NotMovableError, Plan, Shown, plan
+from holdfast.operators import PATIENCE, load_app, operator_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

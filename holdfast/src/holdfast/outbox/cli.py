@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from holdfast import extras
-from holdfast.dead import load_app
+from holdfast.operators import load_app
 from holdfast.outbox import commands
 
 with extras.needed():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from holdfast.publisher.message import Message
 
 _COLUMNS = [outbox.c[name] for name in Row.__dataclass_fields__]
+_INSERT = insert(outbox)  # one statement for all rows: with its values in it, each would be put together anew
 
 
 def enqueue(session: Session | Connection, signature: Signature[Any]) -> str:
@@ -64,9 +65,8 @@ def enqueue(session: Session | Connection, signature: Signature[Any]) -> str:
 
 def put(session: Session | Connection, workflow: Workflow) -> str:
     """Store a recorded workflow and return the id of its result."""
-    session.execute(
-        insert(outbox).values(task_id=workflow.task_id, task=workflow.task, workflow=workflow.dumps(), created_at=now())
-    )
+    row = {"task_id": workflow.task_id, "task": workflow.task, "workflow": workflow.dumps(), "created_at": now()}
+    session.execute(_INSERT, row)
     return workflow.task_id
 
 

@@ -99,7 +99,7 @@ def record(signature: Signature[Any]) -> Workflow:
         result = signature.clone().apply_async()
     if not tape.messages:
         raise ValueError(f"{signature!r} has no message to publish. Enqueue a signature with at least one task.")
-    limit = Policy.from_settings(signature.app.conf).max_bytes
+    limit = Policy.value(signature.app.conf, "max_bytes")
     for message in tape.messages:
         message.encode().check_size(limit)
     return Workflow(result.id, tape.messages, tape.chords)

@@ -14,75 +14,55 @@ from celery.states import READY_STATES, RETRY, REVOKED, STARTED, SUCCESS
 from celery.utils.log import get_logger
 from celery.utils.time import maybe_iso8601
 from kombu.exceptions import DecodeError, EncodeError
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from holdfast.metrics import numbers
 from holdfast.request import PutBack
 from holdfast.results.chords import ChordBackend
+from holdfast.results.confirm import Confirmation, NotReplicated, advice
+from holdfast.results.news import News
 from holdfast.results.refusal import Judge, ResultRefused, max_bytes
-from holdfast.results.store import NotReplicated, Patience, SteadyConnection, SteadyTLSConnection, reason, transient
+from holdfast.results.store import Patience, reason, transient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from redis.sentinel import Sentinel
 
 logger = get_logger(__name__)
 
 SHORT = 3.0  # seconds; outside a task nobody may wait longer: the caller is a worker's main loop or a web request
 REST = 5.0  # seconds; outside a task a store that was away is not asked again for this long
 CLAIM = 24 * 3600  # seconds that a claim outlasts the expiry; longer than a notice counts (holdfast.notices.OLD)
-LOOK = 5.0  # seconds between two questions to Sentinel how many replicas are up; a missing confirmation asks at once
 
 
-class DurableSentinelBackend(ChordBackend):
-    """Celery's Sentinel backend that never says a result is stored, or a task failed, when that is not so.
+class DurableBackend(ChordBackend):
+    """Celery's Redis backend that never says a result is stored, or a task failed, when that is not so.
 
-    A final state is written and confirmed by ``WAITAOF`` on one connection before the task's message is acknowledged.
-    While the store is away, the running task waits; after ``durable_patience`` its message goes back to the queue
+    A final state is written and confirmed on one connection before the task's message is acknowledged. While the store
+    is away, the running task waits; after ``durable_patience`` its message goes back to the queue
     (:class:`holdfast.request.PutBack`). What the store will never take makes the task fail
     (:class:`holdfast.results.ResultRefused`). States that are not final (STARTED, RETRY, progress) may be
     lost: a write that fails does not fail the task.
+
+    How the store is reached, and who confirms, is said by a class below: :mod:`holdfast.results.sentinel` and
+    :mod:`holdfast.results.endpoint`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         options = self._transport_options
-        self.replicas = int(options.get("durable_replicas", 0))
         self.wait = float(options.get("durable_wait", 1.0))
         self.patience = Patience(float(options.get("durable_patience", 120)), SHORT)
         self.always_retry = False  # the connection's own policy does it, and knows more errors
         self.max_bytes = max_bytes(self.app.conf)
         self._down_until = 0.0
-        self._up, self._look_at = 1, 0.0
-        self._sentinel: Any = None  # a Sentinel, once there is a connection
+        self._news = News()
 
-    def _get_sentinel_instance(self, **params: Any) -> Sentinel:
-        kind = SteadyTLSConnection if "connection_class" in params else SteadyConnection
-        sentinel: Sentinel = super()._get_sentinel_instance(
-            **params | {"retry": self.patience, "connection_class": kind}
-        )
-        for client in sentinel.sentinels:  # redis-py would spend seconds on each Sentinel that is away
-            client.set_retry(Retry(NoBackoff(), 0))
-        self._sentinel = sentinel
-        return sentinel
+    def confirmation(self) -> Confirmation:
+        """Return who must confirm a write."""
+        raise NotImplementedError
 
-    def confirmations(self) -> int:
-        """Return how many replicas must confirm a write.
-
-        One is not enough: a primary that was silent and comes back while Sentinel replaces it takes writes for seconds,
-        and passes them to the replica that is not being promoted. A replica that Sentinel calls down cannot be
-        promoted, so nothing waits for it.
-        """
-        if self.replicas:
-            return self.replicas
-        if self._sentinel is not None and monotonic() >= self._look_at:
-            up = self._sentinel.discover_slaves(self._transport_options["master_name"])
-            self._up = len(up) or self._up  # none: nobody answers, or the primary refuses writes anyway
-            self._look_at = monotonic() + LOOK
-        return self._up
+    def unconfirmed(self) -> None:
+        """Take note that a confirmation was missing."""
 
     def on_task_call(self, producer: object, task_id: str) -> None:
         """Do nothing: publishing a task must not need the result store. ``get`` reads the result when it is asked."""
@@ -142,8 +122,7 @@ class DurableSentinelBackend(ChordBackend):
             RedisError: not within the patience of the connection.
         """
         self._durable(self._set_command(key, value, expires))
-        with suppress(RedisError, OSError):  # a client that misses the message reads the value
-            self.client.publish(key, value)
+        self._news.tell(self.client, (key, value))
 
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
@@ -151,12 +130,16 @@ class DurableSentinelBackend(ChordBackend):
         """Write a state unless SUCCESS is there already; that is written again, because it may not be replicated.
 
         Stock Celery returns there without writing (its guard against a late FAILURE), so the second attempt after a
-        missing replica would confirm nothing.
+        missing replica would confirm nothing. Nearly always nothing is there, which the write itself finds out: NX
+        saves the question. An attempt that finds a value has written nothing that it could wait for.
         """
         key = self.get_key_for_task(task_id)
         value = self._value(task_id, result, state, traceback, request)
         if state not in READY_STATES:
             self._tell(key, value)
+            return result
+        if self._durable((*self._set_command(key, value), "NX"))[0]:
+            self._news.tell(self.client, (key, value))
             return result
         present = self.get(key)
         if present and self.decode(present)["status"] == SUCCESS:
@@ -196,10 +179,7 @@ class DurableSentinelBackend(ChordBackend):
                     values[task_id] = self.get_key_for_task(task_id), value
             for some in _portions(values.values(), self.max_bytes):
                 self._durable(*(self._set_command(key, value) for key, value in some))
-                with suppress(RedisError, OSError), self.client.pipeline(transaction=False) as news:
-                    for key, value in some:
-                        news.publish(key, value)
-                    news.execute()
+                self._news.tell(self.client, *some)
             numbers.result_stored(len(values))
             return frozenset(values)
         return frozenset()
@@ -297,33 +277,30 @@ class DurableSentinelBackend(ChordBackend):
         return fun(*args)
 
     def _durable(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """Run commands on one connection and return their answers once the replicas have written them to disk.
+        """Run commands on one connection and return their answers once the write is confirmed.
 
-        ``WAITAOF`` knows only the writes of its own connection and does not wait inside MULTI, so this is a pipeline
-        without a transaction. When the confirmation is missing everything is sent again to whoever is primary then.
-
-        ``WAIT`` comes first for speed alone. A replica that is asked together with the write answers before its fsync,
-        and by itself only once a second; asked again after it has received the write, it has the write on disk.
+        The server confirms the writes of the asking connection alone, and does not wait inside MULTI, so this is a
+        pipeline without a transaction. When the confirmation is missing everything is sent again to whoever is primary
+        then.
         """
-        limit = int(self.wait * 1000)
         judge = Judge(self.client, max(_size(self._checked(value)) for command in commands for value in command))
 
         def attempt() -> list[Any]:
             with self.client.pipeline(transaction=False) as pipe:
-                needed = self.confirmations()
+                needed = self.confirmation()
                 for command in commands:
                     pipe.execute_command(*command)
-                pipe.execute_command("WAIT", needed, limit)
-                pipe.execute_command("WAITAOF", 1, needed, limit)
+                needed.ask(pipe, int(self.wait * 1000))
                 try:
-                    *answers, _, (local, replicas) = pipe.execute()
+                    answers = pipe.execute()
                 except RedisError as error:
                     judge.look(error)
                     raise
-            if local < 1 or replicas < needed:
-                self._look_at = 0.0
-                raise NotReplicated(f"confirmed by {replicas} of {needed} replicas within {self.wait} s")
-            return list(answers)
+            missing = needed.missing(answers)
+            if missing:
+                self.unconfirmed()
+                raise NotReplicated(f"{missing} within {self.wait} s")
+            return list(answers[: len(commands)])
 
         done: list[Any] = self.patience.call_with_retry(attempt, lambda _: self.client.connection_pool.disconnect())
         return done
@@ -341,7 +318,7 @@ class DurableSentinelBackend(ChordBackend):
             yield
         except (RedisError, OSError, SoftTimeLimitExceeded) as error:
             if isinstance(error, RedisError) and not transient(error):
-                raise ResultRefused(f"{what} can never be stored: {reason(error)}") from error
+                raise ResultRefused(f"{what} can never be stored: {reason(error)}{advice(error)}") from error
             if hasty:
                 self._down_until = monotonic() + REST
             raise PutBack(f"{what} cannot be stored: {reason(error)}") from error

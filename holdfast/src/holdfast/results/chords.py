@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
-from celery.backends.redis import CHORD_PART_RETURN_LUA, SentinelBackend
+from celery.backends.redis import CHORD_PART_RETURN_LUA, RedisBackend
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError
 from celery.states import SUCCESS
@@ -39,7 +39,7 @@ def _send_body(body: Any, *args: Any) -> Any:
         raise _BodyNotSent from error
 
 
-class ChordBackend(SentinelBackend):  # type: ignore[misc]  # Celery's backends have no stubs
+class ChordBackend(RedisBackend):  # type: ignore[misc]  # Celery's backends have no stubs
     """The part of the backend that counts the members of chords and fails what cannot go on."""
 
     def _store(self, what: str) -> AbstractContextManager[None]:
@@ -47,7 +47,7 @@ class ChordBackend(SentinelBackend):  # type: ignore[misc]  # Celery's backends 
         raise NotImplementedError
 
     def _durable(self, *commands: tuple[Any, ...]) -> list[Any]:
-        """Run commands and return their answers once the replicas have written them to disk."""
+        """Run commands and return their answers once they are confirmed."""
         raise NotImplementedError
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, *args: Any, **kwargs: Any) -> None:

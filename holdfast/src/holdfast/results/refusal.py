@@ -38,7 +38,7 @@ def max_bytes(settings: Mapping[str, Any]) -> int:
     """
     found = settings.get("holdfast_result_max_bytes")
     if found is None:
-        return Policy.from_settings(settings).max_bytes
+        return int(Policy.value(settings, "max_bytes"))
     if isinstance(found, bool) or not isinstance(found, int) or found <= 0:
         raise ValueError(
             f"holdfast_result_max_bytes is {found!r}; set a whole number of bytes above 0, or leave it out for the "

@@ -1,4 +1,4 @@
-"""Talking to a Redis primary behind Sentinel: how long a command is repeated, and which node a repetition asks."""
+"""Talking to a Redis primary: how long a command is repeated, and behind Sentinel which node a repetition asks."""
 
 from __future__ import annotations
 
@@ -48,10 +48,6 @@ TRANSIENT = (
 PASSING = re.compile(r"\b(NOREPLICAS|MISCONF|UNBLOCKED|BUSY)\b|cannot be used with replica instances")
 
 _repeated: ContextVar[bool] = ContextVar("holdfast_repeated", default=False)
-
-
-class NotReplicated(RedisConnectionError):  # noqa: N818 - it says what happened, as the publisher's errors do
-    """The primary took a write, and too few replicas confirmed it in time."""
 
 
 def transient(error: BaseException) -> bool:
