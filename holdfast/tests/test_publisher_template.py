@@ -98,6 +98,17 @@ def ours(app: Celery, *signatures: Signature[Any]) -> list[Message]:
 STOCK = make_app()
 OURS = make_app()
 install(OURS)
+PLAIN: list[dict[str, Any]] = [  # options that a template can carry
+    {},
+    {"queue": "critical"},
+    {"priority": 7},
+    {"exchange": "tasks", "routing_key": "critical"},
+    {"time_limit": 10, "soft_time_limit": 5},
+    {"ignore_result": True},
+    {"serializer": "yaml"},
+    {"delivery_mode": 1},
+    {"task_id": "an id of another length"},
+]
 
 
 @settings(max_examples=200)
@@ -112,15 +123,8 @@ def test_a_template_gives_the_message_of_stock_celery(args: list[Any], kwargs: d
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"queue": "critical"},
-        {"priority": 7},
-        {"exchange": "tasks", "routing_key": "critical"},
-        {"time_limit": 10, "soft_time_limit": 5},
-        {"ignore_result": True},
-        {"task_id": "an id of another length"},
+        *PLAIN,
         {"headers": {"tenant": "t1"}},
-        {"serializer": "yaml"},
         {"compression": "zlib"},
         {"shadow": "other name"},
         {"expires": datetime(2030, 1, 1, tzinfo=timezone.utc)},

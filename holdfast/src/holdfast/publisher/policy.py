@@ -55,13 +55,27 @@ class Policy:
         Raises:
             ValueError: a value is not a positive number.
         """
-        found = {f.name: settings.get(f"holdfast_publish_{f.name}") for f in fields(cls)}
-        for name, value in found.items():
-            if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise ValueError(
-                    f"holdfast_publish_{name} is {value!r}; set a number above 0, or leave it out for the default"
-                )
-        return cls(**{name: value for name, value in found.items() if value is not None})
+        return cls(**{f.name: cls.value(settings, f.name) for f in fields(cls)})
+
+    @classmethod
+    def value(cls, settings: Mapping[str, Any], name: str) -> Any:
+        """Return one value, which costs a sixth of reading all.
+
+        Args:
+            settings: the Celery configuration.
+            name: of the attribute.
+
+        Raises:
+            ValueError: it is not a positive number.
+        """
+        value = settings.get(f"holdfast_publish_{name}")
+        if value is None:
+            return cls.__dataclass_fields__[name].default
+        if not (isinstance(value, int | float) and value > 0):
+            raise ValueError(
+                f"holdfast_publish_{name} is {value!r}; set a number above 0, or leave it out for the default"
+            )
+        return value
 
     def pause(self, attempt: int) -> float:
         """Return how long to wait after the given attempt (0 for the first), in seconds."""

@@ -53,11 +53,20 @@ class Publisher(Cluster):
         Raises:
             NotAcknowledged: the kind says why; ``maybe_published`` whether a broker may have it.
         """
+        return self.carry(message.encode(), deadline)
+
+    def carry(self, wire: Wire, deadline: float | None = None) -> bool:
+        """Publish a message that is encoded already, as :meth:`publish` does.
+
+        Args:
+            wire: the message.
+            deadline: as for :meth:`publish`.
+        """
         here = self.nodes.depth
         outer = here.value
         try:
             here.value = outer + 1  # a plain value, put back as it was: a signal handler may raise anywhere in between
-            return self._publish(message.encode(), deadline)
+            return self._publish(wire, deadline)
         finally:
             here.value = outer
 

@@ -17,6 +17,8 @@ from celery import Celery
 from celery.utils.time import subtract_datetimes
 from dateutil.parser import isoparse
 
+from holdfast.mixin import is_celerys
+from holdfast.publisher.plain import PlainCalls
 from holdfast.request import PutBack, unavailable
 
 if TYPE_CHECKING:
@@ -32,9 +34,13 @@ def install(app: Celery) -> Callable[..., Any] | None:
         What ``app.send_task`` is from now on; None when the app had a ``send_task`` of its own, which is kept beneath.
     """
     send = app.send_task
+    plain = PlainCalls(app, send).publish if is_celerys(send, Celery.send_task) else None
 
     @wraps(send)
     def send_task(name: str, *positional: Any, **options: Any) -> Any:
+        result = plain(name, positional, options) if plain else None
+        if result is not None:
+            return result
         options.update(zip(_NAMES[2:], positional[2:], strict=False))  # args and kwargs stay where they are
         whole_seconds(app, options)
         not_after_expiry(app, options)
@@ -47,7 +53,7 @@ def install(app: Celery) -> Callable[..., Any] | None:
             raise
 
     vars(app)["send_task"] = send_task
-    return send_task if is_celerys(send, Celery.send_task) else None
+    return send_task if plain else None
 
 
 def whole_seconds(app: Celery, options: dict[str, Any]) -> None:
@@ -96,17 +102,6 @@ def _seconds_until(app: Celery, time: object) -> float | None:
         except ValueError:
             return None
     return subtract_datetimes(time, app.now()).total_seconds() if isinstance(time, datetime) else None
-
-
-def is_celerys(found: Any, original: Callable[..., Any]) -> bool:
-    """Tell whether a function or bound method is Celery's own: not overridden, not wrapped by an instrumentation.
-
-    Args:
-        found: what an object offers.
-        original: the same function of Celery's class.
-    """
-    function = getattr(found, "__func__", found)
-    return function is getattr(original, "__func__", original) and not hasattr(function, "__wrapped__")
 
 
 def _is_running(app: Celery, task_id: object) -> bool:

@@ -18,10 +18,10 @@ from kombu.serialization import dumps
 from kombu.utils.uuid import uuid
 
 from holdfast.audit import marks, publishers
+from holdfast.mixin import is_celerys
 from holdfast.published import PUBLISHED_AT, now
 from holdfast.publisher.durable_amqp import DurableAMQP
 from holdfast.publisher.message import Message, Wire
-from holdfast.publisher.sending import is_celerys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ _LONG = Struct(">I")
 _PLAIN = (str, int, float, bool, type(None))  # the types that print in one way only
 _OPTIONS = {"task_id", "queue", "exchange", "routing_key", "priority", "ignore_result", "time_limit", "soft_time_limit"}
 _MARKS = {
-    name: f"\0{name}\0" for name in ("id", "args", "kwargs", "at")
+    name: f"\0{name}\0" for name in ("id", "args", "kwargs", "at", "reply_to")
 }  # stand for what changes; no encoder escapes them
 _PUBLISHING = (  # what stands between a signature and send_task, as Celery made it
     (Signature, "apply_async", Signature.apply_async),
@@ -63,7 +63,7 @@ class Template:
         self._roots = model.headers["root_id"] == model.headers["id"]
         if self._roots:
             headers["root_id"] = _MARKS["id"]
-        properties = {**model.properties, "correlation_id": _MARKS["id"]}
+        properties = {**model.properties, "correlation_id": _MARKS["id"], "reply_to": _MARKS["reply_to"]}
         raw = Message(
             model.exchange, model.routing_key, b"", model.content_type, model.content_encoding, headers, properties
         ).encode()
@@ -75,9 +75,10 @@ class Template:
         inside, after = raw.properties[table + 4 : table + 4 + size], raw.properties[table + 4 + size :]
         self._pieces = _cut(inside)
         self._fixed = sum(len(piece) for piece, _ in self._pieces)
-        self._before_id, _, self._after_id = after.partition(_short(_MARKS["id"].encode()))
+        self._before_id, _, after = after.partition(_short(_MARKS["id"].encode()))
+        self._after_id, _, self._after_reply_to = after.partition(_short(_MARKS["reply_to"].encode()))
 
-    def fill(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], at: str) -> Wire:
+    def fill(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], at: str, reply_to: str) -> Wire:
         """Return the message for one call.
 
         Args:
@@ -85,6 +86,7 @@ class Template:
             args: positional arguments.
             kwargs: keyword arguments.
             at: when it is published.
+            reply_to: what the calling thread is known by.
         """
         limit, kwlimit, levels = self._reprs
         raw_id = task_id.encode()
@@ -102,7 +104,7 @@ class Template:
             size += len(value)
             parts += (piece, value)
         parts[1] = _LONG.pack(size)
-        parts += (self._before_id, _short(raw_id), self._after_id)
+        parts += (self._before_id, _short(raw_id), self._after_id, _short(reply_to.encode()), self._after_reply_to)
         _, encoding, data = dumps((args, kwargs, _EMBED), self._serializer)
         body = data.encode(encoding) if isinstance(data, str) else data
         return Wire(
@@ -113,6 +115,38 @@ class Template:
             body,
             marks.made(at, task_id) if at[0] == marks.SIGN else None,
         )
+
+    def gives(self, message: Message, wire: Wire, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Tell whether this template gives, byte by byte, a message that Celery built.
+
+        Args:
+            message: as it was built.
+            wire: the same, encoded.
+            args: of its call.
+            kwargs: of its call.
+        """
+        at, reply_to = message.headers[PUBLISHED_AT], message.properties["reply_to"]
+        return self.fill(cast("str", message.task_id), args, kwargs, at, reply_to) == wire
+
+
+def usable(app: Celery) -> bool:
+    """Tell whether an app builds and sends every message as Celery does, with nothing of its own in between.
+
+    Args:
+        app: an app on which ``holdfast.install`` was called.
+    """
+    conf, amqp = app.conf, app.amqp
+    return (
+        conf.task_protocol == 2
+        and not conf.task_compression
+        and not conf.task_always_eager
+        and not conf.task_send_sent_event
+        and not any(s.receivers for s in (signals.before_task_publish, signals.after_task_publish, signals.task_sent))
+        and all(_ignores_arguments(route) for route in amqp.routes)
+        and type(amqp) is DurableAMQP
+        and is_celerys(amqp.create_task_message, AMQP.as_task_v2)
+        and not hasattr(amqp.send_task_message, "__wrapped__")
+    )
 
 
 class Templates:
@@ -127,23 +161,10 @@ class Templates:
         self._plain: dict[str, bool] = {}  # by the name of a task: publishing it does only what Celery does
         self._models: dict[object, Template] = {}
         self._proven: dict[object, Template | None] = {}
-        conf, amqp = app.conf, app.amqp
+        amqp: Any = app.amqp
         notes = publishers.notes(app)
         self._stamp: Callable[[str], str] = notes.stamp if notes else lambda _: now()
-        self._usable = (
-            conf.task_protocol == 2
-            and not conf.task_compression
-            and not conf.task_always_eager
-            and not conf.task_send_sent_event
-            and not any(
-                s.receivers for s in (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
-            )
-            and all(_ignores_arguments(route) for route in amqp.routes)
-            and type(amqp) is DurableAMQP
-            and amqp.sends is app.send_task
-            and is_celerys(amqp.create_task_message, AMQP.as_task_v2)
-            and not hasattr(amqp.send_task_message, "__wrapped__")
-        )
+        self._usable = usable(app) and amqp.sends is app.send_task
 
     def key(self, signature: Signature[Any]) -> object:
         """Return what messages of the same kind have in common, or None when this one must be built by Celery."""
@@ -181,7 +202,7 @@ class Templates:
         if task is not None and task.typing:
             task.__header__(*args, **kwargs)
         task_id = signature.options.get("task_id") or uuid()
-        return template.fill(task_id, args, kwargs, self._stamp(task_id))
+        return template.fill(task_id, args, kwargs, self._stamp(task_id), cast("Any", self._app).thread_oid)
 
     def learn(self, key: object, signature: Signature[Any], message: Message) -> None:
         """Make a template of the first message of its kind, and keep it if it gives the second one byte by byte.
@@ -197,8 +218,7 @@ class Templates:
             serializer = (task and task.serializer) or self._app.conf.task_serializer
             self._models[key] = Template(message, self._app, serializer)
             return
-        at = message.headers[PUBLISHED_AT]
-        same = template.fill(cast("str", message.task_id), signature.args, signature.kwargs, at) == message.encode()
+        same = template.gives(message, message.encode(), signature.args, signature.kwargs)
         self._proven[key] = template if same and self._result_store_is_quiet(message) else None
 
     def _result_store_is_quiet(self, message: Message) -> bool:
