@@ -200,6 +200,15 @@ def test_tasks_are_found_wherever_a_worker_would_import_them(tmp_path: Path, exa
     assert rules["HF201-acks-late"] == "acks_late is off for shop.tasks.early"
 
 
+def test_the_line_that_stops_the_import_is_named(
+    tmp_path: Path, examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf.py").write_text("import os\nbroker_url = os.environ['THE_BROKER_URL']\n", encoding="utf-8")
+
+    assert examine("import conf").stderr.endswith("KeyError: 'THE_BROKER_URL' (conf.py, line 2)\n")
+
+
 def test_names_are_spelt_as_the_application_spells_them(tmp_path: Path, examine: Examine) -> None:
     (tmp_path / "conf.py").write_text("CELERY_BROKER_URL = 'amqp://'\n", encoding="utf-8")
     source = "from celery import Celery\napp = Celery()\napp.config_from_object('conf', namespace='CELERY')\n"
@@ -242,6 +251,12 @@ DIALECTS = {
         "app.conf.task_acks_late = True",
         'app.conf.broker_transport_options = {**app.conf.broker_transport_options, "confirm_publish": True}',
     ),
+    "before Celery 4, by statements": (
+        "",
+        "app.conf.update({'BROKER_URL': 'amqp://', 'BROKER_TRANSPORT_OPTIONS': {'max_retries': 3}})",
+        "app.conf.CELERY_ACKS_LATE = True",
+        'app.conf.BROKER_TRANSPORT_OPTIONS = {**app.conf.BROKER_TRANSPORT_OPTIONS, "confirm_publish": True}',
+    ),
 }
 
 
@@ -253,6 +268,41 @@ def test_the_settings_to_write_are_in_the_form_of_the_application(tmp_path: Path
     lines = examine(source, "--fix").stdout.splitlines()
 
     assert {late, confirms} <= set(lines)
+
+
+def test_statements_in_the_old_names_can_be_added_to_an_application_in_the_old_names(examine: Examine) -> None:
+    settings = {"BROKER_URL": "redis://", "CELERYD_POOL": "solo"}
+    source = f"from celery import Celery\napp = Celery()\napp.conf.update({settings})\n"
+    written = "\n".join(json.loads(examine(source, "--fix", "--json").stdout)["settings"])
+    del sys.modules["patient"]
+    after = examine(f"{source}{written}\n", "--json")
+
+    assert after.exit_code == 1, after.stderr  # Celery refuses to mix the old names with its own
+    assert "HF201-acks-late" not in after.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "written", "alone"),
+    [
+        ("accept_content=['json', 'pickle']", 'app.conf.accept_content = ["json"]', True),
+        (
+            "accept_content=['yaml', 'msgpack'], task_serializer='msgpack'",
+            'app.conf.accept_content = ["msgpack"]',
+            True,
+        ),
+        ("accept_content=['pickle'], task_serializer='pickle'", "", False),
+        ("accept_content=['json', 'pickle'], result_serializer='pickle'", "", False),
+    ],
+)
+def test_what_an_application_publishes_itself_is_not_refused(
+    examine: Examine, settings: str, written: str, alone: bool
+) -> None:
+    source = f"from celery import Celery\napp = Celery(broker='amqp://')\napp.conf.update({settings})\n"
+    text = examine(source, "--fix").stdout
+
+    assert [line for line in text.splitlines() if line.startswith("app.conf.accept_content")] == [written] * alone
+    (unset,) = [line for line in text.splitlines() if line.startswith("# No setting alone")]
+    assert ("HF220" in unset) is not alone
 
 
 def test_what_is_printed_answers_what_was_found(tmp_path: Path, examine: Examine) -> None:

@@ -105,6 +105,20 @@ def test_settings(settings: dict[str, Any], expected: set[str]) -> None:
     assert expected <= found
 
 
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"CELERY_TASK_ACKS_LATE": True}, ["CELERY_TASK_ACKS_LATE has no effect, the name is task_acks_late"]),
+        ({"CELERY_TASK_ACKS_LATE": True, "task_acks_late": True}, []),
+        ({"CELERY_TASK_ACKS_LATE": False, "CELERY_TASK_CONTEXT_MANAGERS": []}, []),
+    ],
+)
+def test_names_with_a_prefix_that_celery_does_not_read(settings: dict[str, Any], found: list[str]) -> None:
+    app = Celery("patient", set_as_current=False)
+    app.conf.update(settings)
+    assert [one.found for one in examine(app) if one.rule.number == "HF703"] == found
+
+
 LATE = "killasgroup=true\nstopwaitsecs=60"
 SUPERVISOR = [
     ("celery#4199: stopasgroup for a beat", "celery -A s beat\nstopasgroup=true\nautorestart=true", set()),

@@ -28,6 +28,7 @@ RABBIT: dict[str, Any] = {
 REDIS: dict[str, Any] = {"broker_url": "redis://a"}
 CONFIRMED = {"broker_transport_options": {"confirm_publish": True}}
 STORE = {"result_backend": "redis://localhost"}
+SERVICE = {"result_backend": "holdfast.results:DurableRedisBackend+rediss://cache.example.com:6379/0"}
 SENTINEL = {"result_backend": "sentinel://a:1;sentinel://b:1;sentinel://c:1"}
 SQS = {"broker_url": "https://sqs.eu-west-1.amazonaws.com", "broker_transport": "sqs"}  # the transport comes first
 MASTER = {"master_name": "m"}
@@ -90,13 +91,16 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF225", RABBIT | {"task_queues": EXPIRING}, RABBIT),
     ("HF226", {"worker_disable_rate_limits": True}, {}),
     ("HF301", STORE, STORE | ALWAYS),
+    ("HF301", STORE, {"result_backend": "rpc://"}),
     ("HF302", STORE | {"result_backend_always_retry": True, "result_backend_max_retries": math.inf}, STORE | ALWAYS),
     ("HF304", STORE, STORE | {"redis_socket_timeout": 5}),
     ("HF305", STORE, STORE | {"redis_socket_connect_timeout": 2}),
     ("HF306", STORE, SENTINEL),
+    ("HF306", SERVICE | {"result_backend_transport_options": {"durable_replicas": 0}}, SERVICE),
     ("HF307", {"result_backend": "sentinel://a:1"}, SENTINEL),
     ("HF308", SENTINEL, SENTINEL | {"result_backend_transport_options": {"sentinel_kwargs": {"socket_timeout": 1}}}),
     ("HF309", STORE, {"result_backend": "holdfast.results:DurableSentinelBackend+sentinel://a:1"}),
+    ("HF309", SERVICE | {"result_backend_transport_options": {"durable_replicas": 0}}, SERVICE),
     ("HF310", {"result_backend": "rpc://"}, STORE),
     ("HF311", STORE, STORE | {"result_chord_join_timeout": 30}),
     ("HF312", SENTINEL, SENTINEL | {"result_backend_transport_options": MASTER}),
@@ -118,6 +122,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("HF506", {"broker_url": "sentinel://a:26379"}, REDIS_SENTINEL),
     ("HF507", SQS, SQS | {"task_time_limit": 1000}),
     ("HF702", {"worker_prefetch_multiplier": "1"}, {"worker_prefetch_multiplier": 1}),
+    ("HF703", {"CELERY_TASK_ACKS_LATE": True}, {"CELERY_TASK_ACKS_LATE": True, "task_acks_late": True}),
 ]
 SHOWN_ELSEWHERE = {"HF227", "HF303", "HF406", "HF701"}  # limits of a task, installed packages: tests below
 

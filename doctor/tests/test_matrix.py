@@ -37,6 +37,11 @@ APPS = {
     "rabbit": "app = Celery('shop'); app.config_from_object('old'); app.conf.include = ['shop_tasks']",
 }
 OLD = "BROKER_URL = 'amqp://nowhere:1//'\nCELERY_ACKS_LATE = False\nCELERYD_PREFETCH_MULTIPLIER = 8\n"
+PREFIXED = """
+from celery import Celery
+app = Celery()
+app.config_from_object({"CELERY_BROKER_URL": "redis://nowhere:1", "CELERY_DEFAULT_QUEUE": "low"}, namespace="CELERY")
+"""
 SINCE = """
 import celery
 from celery_doctor.dialect import OPTIONS, SINCE
@@ -108,4 +113,9 @@ def test_it_judges_beside_this_celery_and_changes_nothing(
         assert rules >= {"HF201", "HF202", "HF204", "HF501" if name == "redis" else "HF101"}
         written = [line for line in report["settings"] if not line.startswith("#")]
         assert ("CELERY_ACKS_LATE = True" if name == "rabbit" else "app.conf.task_acks_late = True") in written
+    (folder / "prefixed.py").write_text(PREFIXED, encoding="utf-8")
+    report = json.loads(there.run("celery-doctor", "-A", "prefixed", "--json").stdout)
+    read = there.run("python", "-c", "from prefixed import app; print(app.conf.task_default_queue)").stdout.strip()
+    ignored = "HF703-name-without-effect" in {one["rule"] for one in report["findings"]}
+    assert (ignored, read) in {(True, "celery"), (False, "low")}  # Celery reads such a name from 5.7 on
     assert there.run("python", "-c", SINCE).stdout.strip() == "[]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from celery_doctor.rules import Severity
@@ -269,17 +270,39 @@ def stop_outlasts_heartbeat(subject: Subject) -> str | None:
     return f"soft shutdown {stop:g} s, heartbeat {beat:g} s" if subject.amqp and beat and stop >= 2 * beat else None
 
 
+DANGEROUS = {"pickle", "application/x-python-serialize", "yaml", "application/x-yaml"}  # content that can run code
+
+
+def _accepted(subject: Subject) -> list[str]:
+    accepted = subject.get("accept_content") or ()
+    return [accepted] if isinstance(accepted, str) else list(map(str, accepted))
+
+
+def _written_dangerously(subject: Subject) -> list[str]:
+    """Say what of an application is written in content that can run code: without it that could not be read."""
+    found = {name: subject.get(name) for name in ("task_serializer", "result_serializer")}
+    own = {f"serializer of {task.name}": getattr(task, "serializer", None) for task in subject.tasks}
+    found |= {name: value for name, value in own.items() if value != found["task_serializer"]}
+    return [f"{name} is {value}" for name, value in found.items() if value in DANGEROUS]
+
+
+def _accept_the_rest(subject: Subject) -> dict[str, str]:
+    rest = [content for content in _accepted(subject) if content not in DANGEROUS] or ["json"]
+    return {} if _written_dangerously(subject) else {"accept_content": json.dumps(rest)}
+
+
 @rule(
     "HF220-pickle",
     Severity.WARNING,
     loss="whoever can publish can run any code in the workers",
+    fix='accept_content = ["json"], once task_serializer and result_serializer are "json" and no older message waits',
     sets={"accept_content": '["json"]'},
+    answer=_accept_the_rest,
 )
 def pickle(subject: Subject) -> str | None:
-    accepted = subject.get("accept_content") or ()
-    texts = {accepted} if isinstance(accepted, str) else set(map(str, accepted))
-    dangerous = {"pickle", "application/x-python-serialize", "yaml", "application/x-yaml"} & texts
-    return f"accept_content has {', '.join(sorted(dangerous))}" if dangerous else None
+    dangerous = sorted(DANGEROUS & set(_accepted(subject)))
+    said = [f"accept_content has {', '.join(dangerous)}", *_written_dangerously(subject)]
+    return "; ".join(said) if dangerous else None
 
 
 @rule(

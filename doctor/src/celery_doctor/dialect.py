@@ -51,8 +51,9 @@ class Dialect:
     def __init__(self, app: Celery) -> None:
         self.namespace: str = getattr(app, "namespace", None) or ""
         self._in_code = not getattr(app, "_config_source", None)  # app.conf is filled by statements
-        layers = (app.conf.maps or [])[:-1]  # the last one has Celery's defaults
-        keys = {str(key) for layer in layers for key in layer.keys()}  # noqa: SIM118 - not each layer is a dictionary
+        self._conf = app.conf
+        self._layers = (app.conf.maps or [])[:-1]  # the last one has Celery's defaults
+        keys = {str(key) for layer in self._layers for key in layer.keys()}  # noqa: SIM118 - not each is a dictionary
         old = keys & set(BEFORE_4.values())
         self._keys = keys
         self.old = not self.namespace and len(old) > len(keys & OPTIONS.keys())
@@ -82,7 +83,27 @@ class Dialect:
 
     def has(self, setting: str) -> bool:
         """Return whether the application sets it by itself."""
-        return bool({setting, self.name(setting), BEFORE_4.get(setting, setting)} & self._keys)
+        if {setting, self.name(setting)} & self._keys:
+            return True
+        old = BEFORE_4.get(setting, setting)
+        return old in self._keys and self._takes(setting, old)
+
+    def without_effect(self) -> Iterator[tuple[str, str]]:
+        """Yield each name that looks like Celery's own and is not read, with the one that is read.
+
+        Under a namespace these are the names of before Celery 4, which Celery reads from 5.7 on; without one they are
+        those with the usual prefix. A name counts only where the setting has no value under another name.
+        """
+        read = {self.name(setting) for setting in OPTIONS} | (set() if self.namespace else set(BEFORE_4.values()))
+        for setting in OPTIONS:
+            name = BEFORE_4[setting] if self.namespace else f"CELERY_{setting.upper()}"
+            if name in self._keys - read and not self.has(setting) and not self._takes(setting, name):
+                yield name, self.name(setting)
+
+    def _takes(self, setting: str, name: str) -> bool:
+        """Whether Celery resolves a setting to the value that a name has."""
+        value = next(layer[name] for layer in self._layers if name in layer)
+        return bool(getattr(self._conf, setting) == value)
 
     def block(self, settings: Mapping[str, Value]) -> Iterator[str]:
         """Yield the lines of a block of settings in the application's form.
@@ -92,7 +113,7 @@ class Dialect:
         """
         for setting, value in settings.items():
             missing = too_new(setting)
-            name = f"app.conf.{setting}" if self._in_code else self.name(setting)
+            name = f"app.conf.{self.name(setting)}" if self._in_code else self.name(setting)
             yield f"{'# ' if missing else ''}{name} = {self._value(setting, name, value)}" + (
                 f"  # from Celery {missing} on" if missing else ""
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from celery.app.utils import find_app
@@ -38,7 +40,17 @@ def load(path: str) -> Subject:
         text = reason(error)
         if not text.startswith(kind):
             text = f"{kind}: {text}"
-        raise CouldNotLoadError(f"Cannot load the application {path!r}: {text}") from error
+        raise CouldNotLoadError(f"Cannot load the application {path!r}: {text}{_place(error)}") from error
+
+
+def _place(error: BaseException) -> str:
+    """Say which line of a file below the current directory an error came through last; nothing when none did."""
+    here = Path.cwd()
+    for frame in reversed(traceback.extract_tb((error.__cause__ or error).__traceback__)):
+        file = Path(frame.filename)
+        if here in file.parents and "site-packages" not in file.parts:
+            return f" ({file.relative_to(here)}, line {frame.lineno})"
+    return ""
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Report:
         """The settings that answer what was found, as lines of Python in the application's form."""
         values: dict[str, Value] = {}
         for one in self.of(State.FOUND):
-            for name, value in one.rule.sets.items():
+            for name, value in one.sets.items():
                 kept = values.get(name, {})
                 values[name] = value if isinstance(value, str) or isinstance(kept, str) else {**kept, **value}
         usable = {name: value for name, value in values.items() if not too_new(name)}
@@ -73,4 +73,4 @@ class Report:
     @property
     def unset(self) -> list[str]:
         """The numbers of the rules that found something which no setting alone answers."""
-        return sorted({one.rule.number for one in self.of(State.FOUND) if not one.rule.sets})
+        return sorted({one.rule.number for one in self.of(State.FOUND) if not one.sets})

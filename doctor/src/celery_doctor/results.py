@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 def always_retry(subject: Subject) -> str | None:
     if not subject.results or subject.durable_results or subject.get("result_backend_always_retry"):
         return None
+    if subject.results == "rpc":  # it publishes its results and does not read the setting
+        return None
     return "result_backend_always_retry is off"
 
 
@@ -85,7 +87,7 @@ def connect_timeout(subject: Subject) -> str | None:
     fix='result_backend = "sentinel://s1:26379/0;sentinel://s2:26379/0;sentinel://s3:26379/0"',
 )
 def one_redis(subject: Subject) -> str | None:
-    alone = subject.redis_results and not subject.sentinel_results
+    alone = subject.redis_results and not subject.sentinel_results and not subject.replicated_results
     return "results are in a single Redis" if alone else None
 
 
@@ -121,7 +123,7 @@ def sentinel_timeouts(subject: Subject) -> str | None:
     fix='result_backend = "holdfast.results:DurableSentinelBackend+sentinel://..."',
 )
 def unconfirmed_results(subject: Subject) -> str | None:
-    if subject.redis_results and not subject.durable_results:
+    if subject.redis_results and not subject.replicated_results:
         return "a result counts as stored before a replica has it"
     return None
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Found = Union[str, "Iterable[str]", None]
 Check = Callable[[Any], Found]
+Answer = Callable[[Any], "Mapping[str, Value]"]
 Thing = TypeVar("Thing")
 LONGEST_REASON = 300  # characters; an exception may carry a whole server answer or document
 
@@ -51,6 +52,7 @@ class Rule:
         check: returns what was found, one text or several; None when all is well or the rule does not apply.
         sets: the settings that are the whole answer, as Python writes their values; a dictionary is put into what the
             application has there.
+        answer: returns the settings for one application where they depend on it; none when no setting alone helps.
     """
 
     id: str
@@ -60,6 +62,7 @@ class Rule:
     see: str
     check: Check
     sets: Mapping[str, Value] = field(default_factory=dict)
+    answer: Answer | None = None
 
     @property
     def number(self) -> str:
@@ -75,11 +78,13 @@ class Finding:
         rule: which.
         found: what there is now, or why the rule could not judge.
         state: whether it found something, could not judge, or was not allowed to look.
+        sets: the settings that answer it, as those of a rule.
     """
 
     rule: Rule
     found: str
     state: State = State.FOUND
+    sets: Mapping[str, Value] = field(default_factory=dict)
 
     def fix(self, spell: Callable[[str], str] = str) -> str:
         """Return what to write, and the release of Celery that it needs when the installed one is older.
@@ -127,6 +132,7 @@ class Rules:
         fix: str = "",
         see: str = "",
         sets: Mapping[str, Value] | None = None,
+        answer: Answer | None = None,
     ) -> Callable[[Check], Check]:
         """Register a check as a rule; the parameters are those of :class:`Rule`. ``fix`` may be left to ``sets``.
 
@@ -137,7 +143,7 @@ class Rules:
         def register(check: Check) -> Check:
             if name in self._rules:
                 raise ValueError(f"rule {name} is defined twice")
-            self._rules[name] = Rule(name, severity, loss, fix or _written(sets or {}), see, check, sets or {})
+            self._rules[name] = Rule(name, severity, loss, fix or _written(sets or {}), see, check, sets or {}, answer)
             return check
 
         return register
@@ -171,7 +177,7 @@ def _ask(rule: Rule, subject: Any) -> Iterator[Finding]:
     try:
         found = rule.check(subject)
         for text in [found] if isinstance(found, str) else found or ():
-            yield Finding(rule, text)
+            yield Finding(rule, text, sets=rule.answer(subject) if rule.answer else rule.sets)
     except NotAllowedError as error:
         yield Finding(rule, str(error), State.SKIPPED)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a rule runs code of the application; none may end the rest

@@ -143,6 +143,12 @@ class Subject:
         return any(store.driver.startswith("holdfast.results") for store in self.stores)
 
     @property
+    def replicated_results(self) -> bool:
+        """Whether the layer waits for replicas: of a service of one address its settings may ask for none."""
+        asked = self.mapping("result_backend_transport_options").get("durable_replicas")
+        return self.durable_results and (self.sentinel_results or asked != 0)
+
+    @property
     def durable_publisher(self) -> bool:
         """Whether the layer's publisher is installed."""
         return _made_of(type(self.app.amqp), "holdfast.publisher")

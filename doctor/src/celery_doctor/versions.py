@@ -54,6 +54,16 @@ def versions(subject: Subject) -> list[str]:
 
 
 @rule(
+    "HF703-name-without-effect",
+    Severity.WARNING,
+    loss="Celery does not read this name: its own default applies, such as the queue celery, which no worker may read",
+    fix="write it under the name that Celery reads, which the finding gives",
+)
+def name_without_effect(subject: Subject) -> Iterable[str]:
+    return [f"{name} has no effect, the name is {read}" for name, read in subject.dialect.without_effect()]
+
+
+@rule(
     "HF702-text-for-a-value",
     Severity.WARNING,
     loss='Celery takes the text "false" for true, and fails when it computes with the text "10"',
