@@ -68,6 +68,15 @@ def test_a_cut_takes_what_no_fsync_had_written_and_nothing_else(mounted: Mounted
     mounted.down()
 
 
+def test_the_control_file_of_a_cut_that_failed_does_not_spoil_the_next_one(mounted: Mounted) -> None:
+    mounted.images.mark(NAMES)
+    mounted.images.settle()
+    mounted.images.mark(NAMES)
+    mounted.images.keep(NAMES)
+    mounted.down()
+    assert mounted.images.lose(NAMES)
+
+
 def test_a_disk_that_kept_everything_proves_no_cut(mounted: Mounted) -> None:
     mounted.images.mark(NAMES)
     mounted.images.settle()
@@ -94,7 +103,7 @@ def test_servers_that_do_not_start_leave_no_disk_behind(tmp_path: Path, monkeypa
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_eight_power_cuts_lose_nothing() -> None:
+def test_nine_power_cuts_lose_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "drill", "power", "--seed", "1"], text=True, capture_output=True, check=False
     )

@@ -266,11 +266,11 @@ def test_an_audit_that_counts_something_else_fails_the_run() -> None:
     wrong = checker.judge(replace(healthy(), audit=audited("t1")))
     assert (wrong.word, wrong.reasons) == (
         "fail",
-        ["1 tasks are counted by the audit although they are not lost (t1)"],
+        ["1 task counted by the audit although not lost (t1)"],
     )
     blind = replace(healthy(), audit=audited())
     lose(blind)
-    assert "1 tasks are lost and audited, and the audit does not count them (x)" in checker.judge(blind).reasons
+    assert "1 task lost, audited, and not counted by the audit (x)" in checker.judge(blind).reasons
     unseen = replace(blind, audit=audited(share=0.000001))
     assert [reason for reason in checker.judge(unseen).reasons if "audit" in reason] == [], "not of the sample"
 
@@ -279,3 +279,14 @@ def test_an_audit_that_cannot_judge_is_inconclusive() -> None:
     history = replace(healthy(), audit=audited(problem="the queue default may still hold some"))
     verdict = checker.judge(history)
     assert (verdict.word, verdict.reasons) == ("inconclusive", ["the audit: the queue default may still hold some"])
+
+
+@pytest.mark.parametrize(("number", "said"), [(1, "1 task acknowledged"), (2, "2 tasks acknowledged")])
+def test_one_is_not_many(number: int, said: str) -> None:
+    history = healthy(300)
+    for task in range(number):
+        add(history, f"x{task}", 12, ran=0)
+    assert checker.judge(history).reasons[0].startswith(f"{said}, never ran, and in no queue: lost (x0")
+    assert checker.judge(healthy(1)).reasons == [
+        "1 task acknowledged: each ran or is in the dead-letter queue; 1 fault injected."
+    ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from fakes import FakeTarget
 
-from drill.cli import main
+from drill.cli import Places, main
 from drill.cli.show import Lines
 from drill.judge import checker
 from drill.run.drill import Progress
@@ -47,6 +49,15 @@ def test_a_target_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 def test_a_fault_that_does_not_exist_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--build", str(tmp_path), "run", "broker-flood"])
     assert "There is no fault broker-flood." in result.output
+
+
+def test_a_broker_that_the_shell_names_for_celery_is_not_that_of_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://an-application")
+    monkeypatch.setattr("drill.cli.places.Stack", lambda *_: True)
+    assert Places(tmp_path, tmp_path, FakeTarget).stack
+    assert "CELERY_BROKER_URL" not in os.environ
 
 
 def test_a_log_gets_one_line_for_each_step(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,7 @@ def test_every_edit_of_the_redis_files_changes_them(tmp_path: Path) -> None:
     files = {
         f"{path.parent.name}/{path.name}": path.read_text().replace("${HOLDFAST_NET}", "10.0.0")
         for path in sorted(secret.glob("*/*.conf"))
-    } | {shared.name: shared.read_text()}
+    } | {shared.name: shared.read_text(), "redis-start": (ROOT / "compose/start/redis").read_text()}
     for name, mutant in {**mutants.MUTANTS, "small-disk": mutants.SMALL_DISK}.items():
         if mutant.spare:
             SpareServers(tmp_path / name, "10.0.0", mutant.spare, {}).write_files(files)

@@ -83,6 +83,35 @@ def test_during_a_failover_the_frozen_leaders_lose_power_with_the_others(monkeyp
     assert sum(entry.startswith("pause") for entry in done) == 2, "frozen once"
 
 
+@pytest.mark.parametrize("said", [SAID, ""])
+def test_the_power_fails_while_every_broker_rolls_over(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, stack = powered(said)
+    files = {"calls": 0}
+
+    def ctl(node: Any, _verb: str, code: str) -> str:
+        if "wal_files" not in code:
+            done.append(f"roll {node.name}")
+            return "ok"
+        files["calls"] += 1
+        return str(10 * files["calls"])
+
+    changes: Any = stack
+    changes.ctl = ctl
+    found = plan(stack, "power-roll-over", monkeypatch)
+    found.apply()
+    assert done[:2] == ["roll rabbit1", "mark rabbit1 redis1"]
+    assert found.proof() == (f"{SAID}; files of the write-ahead log: {{'rabbit1': 10}}" if said else "")
+
+
+def test_a_broker_that_does_not_roll_over_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, stack = powered(SAID)
+    changes: Any = stack
+    changes.ctl = lambda *_: "7"
+    with pytest.raises(TargetError, match="began only"):
+        plan(stack, "power-roll-over", monkeypatch).apply()
+    assert not done
+
+
 @pytest.mark.parametrize("name", ["power-all", "power-twice"])
 def test_a_cut_counts_only_when_its_control_files_prove_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for said in (SAID, ""):

@@ -5,15 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+from celery import Celery
 from fakes import FakeTarget
 
 from drill import ledger
+from drill.run import drain
 from drill.run.drill import Drill, Options
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_a_run_has_ended_only_when_all_its_files_are_on_the_disk(
@@ -28,6 +29,28 @@ def test_a_run_has_ended_only_when_all_its_files_are_on_the_disk(
     run._finish()
     assert at_flush == [["open", "result"]]
     assert kinds(run) == ["open", "result", "drained"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "states"),
+    [
+        ({}, ["SUCCESS", None]),
+        ({"result_serializer": "pickle", "accept_content": ["pickle"]}, ["SUCCESS", None]),
+        ({"result_serializer": "pickle"}, [None, None]),  # the application cannot read its own results
+        ({"task_ignore_result": True}, []),
+    ],
+)
+def test_results_are_read_as_the_application_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], states: list[str | None]
+) -> None:
+    app = Celery("patient", backend="redis://nowhere", set_as_current=False)
+    app.conf.update(settings)
+    backend: Any = app.backend
+    monkeypatch.setattr(backend, "mget", lambda _keys: [backend.encode({"status": "SUCCESS", "result": 1}), None])
+    book = ledger.Writer(tmp_path / "drill.ledger", "run", "drill")
+    drain._note_results(cast("Any", SimpleNamespace(app=app)), book, ["t1", "t2"])
+    found = ledger.read(tmp_path / "drill.ledger", "run").records
+    assert [record["state"] for record in found if record["k"] == "result"] == states
 
 
 def kinds(run: Drill) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,3 +64,28 @@ def test_a_failing_command_says_what_it_was(tmp_path: Path, monkeypatch: pytest.
     target = Compose("anything")
     with pytest.raises(TargetError, match="docker pause id-rabbit1 ended with 9: no"):
         target.pause(target.nodes["rabbit1"])
+
+
+@pytest.mark.parametrize(("said", "attempts"), [("unable to freeze: unknown", 3), ("no such container", 1)])
+def test_a_container_that_does_not_freeze_at_once_is_frozen_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, attempts: int
+) -> None:
+    docker(tmp_path, monkeypatch, {"rabbit1": {MARKER: "allowed"}})
+    target = Compose("anything")
+    node = target.nodes["rabbit1"]
+    calls = tmp_path / "calls"
+    script = tmp_path / "docker"
+    script.write_text(f"#!/bin/sh\necho x >>{calls}\n[ $(wc -l <{calls}) -ge 3 ] || {{ echo '{said}' >&2; exit 1; }}\n")
+    with suppress(TargetError):
+        target.pause(node)
+    assert len(calls.read_text().splitlines()) == attempts
+
+
+def test_a_container_that_never_freezes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker(tmp_path, monkeypatch, {"rabbit1": {MARKER: "allowed"}})
+    target = Compose("anything")
+    node = target.nodes["rabbit1"]
+    monkeypatch.setattr("drill.targets.compose.FREEZE", 0.0)
+    (tmp_path / "docker").write_text("#!/bin/sh\necho unable to freeze >&2; exit 1\n")
+    with pytest.raises(TargetError, match="unable to freeze"):
+        target.pause(node)

@@ -51,10 +51,10 @@ def certify(
     """
     found = yours.read(app, python, workdir)
     chosen = faults or FAULTS
-    if found.broker == "redis":
-        chosen = tuple(name for name in chosen if "rabbit" not in REGISTRY[name].needs)
+    unused = {"rabbit"} if found.broker == "redis" else set() if found.uses_redis else {"redis"}
+    chosen = tuple(name for name in chosen if not unused & set(REGISTRY[name].needs))
     if not chosen:
-        raise TargetError(f"{app} has Redis as its broker, and these faults break RabbitMQ.")
+        raise TargetError(f"These faults break {' '.join(unused)}, which {app} does not use: choose others.")
     folder = out or places.build / "certificate"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "application.json"
@@ -63,15 +63,16 @@ def certify(
     rows = []
     for number, name in enumerate(chosen, 1):
         click.echo(f"{number}/{len(chosen)} {REGISTRY[name].does}", err=True)
-        runs = []
+        runs: dict[str, Run] = {}
         for set_up in ("yours", "changed"):
-            runs.append(Run.of(run_set_up(places, set_up, seed, faults=(name,))))
-            click.echo(f"  {set_up}: {runs[-1]}", err=True)
-        rows.append(Row(name, REGISTRY[name].does, *runs))
-    certificate = Certificate(app, found.celery, rows, found.changes)
+            same = set_up == "changed" and found.before == found.after
+            runs[set_up] = runs["yours"] if same else Run.of(run_set_up(places, set_up, seed, faults=(name,)))
+            click.echo(f"  {set_up}: {runs[set_up]}{', the same set-up' if same else ''}", err=True)
+        rows.append(Row(name, REGISTRY[name].does, runs["yours"], runs["changed"]))
+    certificate = Certificate(app, found.celery, rows, found.changes, found.notes)
     write(certificate, folder)
     click.echo(f"{certificate.summary}.")
-    for line in found.changes:
+    for line in [*found.notes, *found.changes]:
         click.echo(f"  {line}")
     click.echo(folder / "certificate.html")
     sys.exit(certificate.code)

@@ -10,7 +10,7 @@ from kombu.utils.imports import symbol_by_name
 
 from drill import ROOT
 from drill.cli.places import Places
-from drill.faults import REGISTRY
+from drill.faults import REGISTRY, pairs
 from drill.judge import checker
 from drill.targets import TargetError
 
@@ -110,4 +110,16 @@ def known(_context: click.Context, _parameter: click.Parameter, faults: tuple[st
     unknown = [fault for fault in faults if fault not in REGISTRY]
     if unknown:
         raise click.UsageError(f"There is no fault {', '.join(unknown)}. drill list shows them all.")
+    return faults
+
+
+def known_or_pair(_context: click.Context, _parameter: click.Parameter, faults: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse names that are neither faults nor pairs of them.
+
+    Raises:
+        UsageError: there are some.
+    """
+    for fault in faults:
+        if problem := pairs.problem(fault):
+            raise click.UsageError(f"{problem} drill list shows them all.")
     return faults

@@ -75,6 +75,8 @@ class Places:
             TargetError: the target refuses, or is not there.
         """
         logins = self.target.logins()
+        for name in [name for name in os.environ if name.startswith("CELERY_")]:
+            del os.environ[name]  # Celery obeys CELERY_BROKER_URL before any setting: the load would go there
         for name, value in logins.environment.items():
             os.environ.setdefault(name, value)
         return Stack(self.target, logins.password, app)

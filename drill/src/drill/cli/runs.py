@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from drill.cli.group import known, main, on_target
+from drill.cli.group import known_or_pair, main, on_target
 from drill.cli.show import Lines, print_verdict, view
-from drill.faults import REGISTRY
+from drill.faults import REGISTRY, pairs
 from drill.faults.journal import heal_everything
 from drill.judge import checker
 from drill.load.sequence import MIX
@@ -42,17 +42,21 @@ SETS = ("smoke", "standard", "full", "soak")
 
 @main.command("list")
 def list_() -> None:
-    """List the faults and the sets that they belong to."""
+    """List the faults, the sets that they belong to, and what they take away in a pair.
+
+    FIRST+SECOND is a pair if the first lasts until it is healed.
+    """
     table = Table(box=None)
-    for column in ("fault", "what it breaks", "sets"):
+    for column in ("fault", "what it breaks", "sets", "takes away", "lasts"):
         table.add_column(column)
     for spec in REGISTRY.values():
-        table.add_row(spec.name, spec.does, " ".join((*spec.sets, "full")))
+        takes = "no part of a pair" if spec.takes is None else ", ".join(spec.takes) or "no node"
+        table.add_row(spec.name, spec.does, " ".join((*spec.sets, "full")), takes, "yes" if spec.lasts else "")
     Console().print(table)
 
 
 @main.command()
-@click.argument("faults", nargs=-1, callback=known)
+@click.argument("faults", nargs=-1, callback=known_or_pair)
 @click.option("--set", "name", type=click.Choice(SETS[:3]), help="A named set of faults instead of single ones.")
 @click.option("--seed", type=int, help="Fixes targets, order and load. Default: random.")
 @click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
@@ -72,7 +76,10 @@ def run(
     alerts: bool,
     audit: bool,
 ) -> None:
-    """Inject FAULTS, or those of a set, under load; judge and report."""
+    """Inject FAULTS, or those of a set, under load; judge and report.
+
+    FIRST+SECOND injects two that overlap, also such a pair that the guarantee does not cover.
+    """
     if bool(faults) == bool(name):
         raise click.UsageError("Name faults, or one set: drill run broker-leader-kill, or drill run --set smoke")
     seed = random.randrange(10_000) if seed is None else seed  # noqa: S311 - a label, not a secret
@@ -82,6 +89,22 @@ def run(
         random.Random(seed).shuffle(chosen)  # noqa: S311 - repeatable on purpose
     options = Options(seed, rate, publishers, alerts=alerts, audit=audit)
     sys.exit(checker.EXIT[_execute(places, options, chosen)[1].word])
+
+
+@main.command("pairs")
+@click.option("--number", default=6, show_default=True, type=click.IntRange(1), help="How many pairs.")
+@click.option("--seed", type=int, help="Chooses the pairs, their targets and the load. Default: random.")
+@click.option("--rate", default=12.0, show_default=True, help="Tasks per second.")
+@click.option("--publishers", default=2, show_default=True, type=click.IntRange(1), help="Publisher processes.")
+@on_target
+@click.pass_obj
+def pairs_(places: Places, number: int, seed: int | None, rate: float, publishers: int) -> None:
+    """Inject two faults that overlap, chosen from all pairs that the guarantee covers; judge and report."""
+    seed = random.randrange(10_000) if seed is None else seed  # noqa: S311 - a label, not a secret
+    found = pairs.covered(pairs.sizes(places.stack))
+    chosen = random.Random(seed).sample(found, min(number, len(found)))  # noqa: S311 - repeatable on purpose
+    click.echo(f"{len(chosen)} of {len(found)} pairs are chosen.")
+    sys.exit(checker.EXIT[_execute(places, Options(seed, rate, publishers), chosen)[1].word])
 
 
 @main.command()
@@ -204,6 +227,9 @@ def _execute(
                 journal.heal(stack)
             console.print(f"Target: {stack.target.name}. Seed {options.seed}, {options.rate:g} tasks a second.")
             console.print(f"This will break, one after the other: {plan or ', '.join(faults) or 'nothing'}.")
+            for name in faults if isinstance(faults, list) else []:
+                for end in pairs.ends(name, pairs.sizes(stack)):
+                    console.print(f"Until {name} is healed, {end}.")
             show: Callable[[Progress], None] = Lines(total)
             if live and console.is_terminal:
                 moving = screen.enter_context(Live(console=console, refresh_per_second=4))
@@ -223,7 +249,7 @@ def _execute(
 def _applicable(stack: Stack, faults: list[str], console: Console) -> list[str]:
     """Return the faults whose nodes the target has; say which are left out."""
     tiers = {node.tier for node in stack.target.nodes.values()} | ({"disks"} if stack.target.disks else set())
-    missing = {name: sorted(set(REGISTRY[name].needs) - tiers) for name in faults}
+    missing = {name: sorted(pairs.needs(name) - tiers) for name in faults}
     for name in faults:
         if missing[name]:
             console.print(f"Left out: {name}, because this target has no {', '.join(missing[name])}.")

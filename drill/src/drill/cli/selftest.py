@@ -28,6 +28,8 @@ from drill.selftest.virtual_host import use_redis, use_vhost
 from drill.targets.compose import Compose
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from drill.cli.places import Places
 
 
@@ -39,7 +41,12 @@ POWER_ROUND = (
     "power-failover",
     "power-all",
     "power-twice",
+    "power-roll-over",
 )
+FOREIGN = ("CELERY_", "DJANGO_", "HOLDFAST_", "PYTHONPATH")  # of an application that the shell has loaded, too
+KEPT = (  # but these are of the drill itself and of compose.yaml
+    "HOLDFAST_DRILL_", "HOLDFAST_ADDRESS", "HOLDFAST_MTU", "HOLDFAST_NET", "HOLDFAST_RABBITMQ_IMAGE"
+)  # fmt: skip
 SHOWN = ("acknowledged", "lost", "result_lost", "effect_lost", "unknown", "extra")
 
 
@@ -108,8 +115,8 @@ def small_disk(places: Places, seed: int) -> None:
 def power(places: Places, rounds: int, rate: float, calm: float, seed: int) -> None:
     """Cut the power of brokers, Redis nodes and database, on servers of the drill's own; needs root and loop devices.
 
-    One round is eight cuts: all nodes, the leaders, all, a majority, all during a failover, all, and twice within a
-    minute.
+    One round is nine cuts: all nodes, the leaders, all, a majority, all during a failover, all, twice within a minute,
+    and all while the write-ahead logs roll over.
     """
     report = run_set_up(places, "power", seed, faults=POWER_ROUND * rounds, rate=rate, calm=calm)
     _tell(report)
@@ -162,6 +169,11 @@ def set_up_(
     click.echo(folder)
 
 
+def _ours(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what may lead elsewhere: Celery obeys ``CELERY_BROKER_URL`` before any setting."""
+    return {name: value for name, value in variables.items() if name.startswith(KEPT) or not name.startswith(FOREIGN)}
+
+
 def _spare_folder(places: Places) -> Path:
     return places.build / "drill/spare"
 
@@ -183,15 +195,17 @@ def run_set_up(
     """
     target = Compose(places.project)
     logins = target.logins()
-    variables = dict(os.environ) | dict(logins.worker)  # its workers run here, with its publishers
+    variables = _ours(os.environ) | dict(logins.worker)  # its workers run here, with its publishers
     variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(places.ledgers)}
+    variables["C_FORCE_ROOT"] = "1"  # Celery starts no worker of root that reads pickle; all messages are the drill's
     scenario = find(name)
     variables["HOLDFAST_AUDIT_SHARE"] = str(int(scenario.audit))
     if scenario.redis_broker:
         use_redis(variables, dict(logins.redis_broker))
     else:
         use_vhost(variables)
-    command = [sys.executable, "-m", "drill", "--project", places.project, "set-up", name, "--seed", str(seed)]
+    command = [sys.executable, "-m", "drill", "--project", places.project, "--build", str(places.build)]
+    command += ["set-up", name, "--seed", str(seed)]
     command += [word for key, value in (("--rate", rate), ("--calm", calm)) if value for word in (key, str(value))]
     command += ["--control"] * control + [word for fault in faults for word in ("--fault", fault)]
     with ExitStack() as servers:
@@ -205,7 +219,7 @@ def run_set_up(
         try:
             said, _ = child.communicate()
         except BaseException:
-            child.send_signal(signal.SIGINT)  # it heals what it broke, and ends its workers
+            child.send_signal(signal.SIGTERM)  # it heals and ends its workers; a shell's background job ignores SIGINT
             child.wait()
             raise
     if child.returncode:

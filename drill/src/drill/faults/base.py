@@ -57,6 +57,8 @@ class Spec:
         needs: tiers that the target must have; ``disks``: that can lose power.
         plan: chooses targets with the given random numbers and returns the plan.
         sets: the named sets that it belongs to, beside ``full``.
+        takes: tier of each node that it takes away; None for a fault that is no part of a pair.
+        lasts: until it is healed, so that another one can happen meanwhile.
     """
 
     name: str
@@ -64,13 +66,15 @@ class Spec:
     needs: tuple[str, ...]
     plan: Callable[[Stack, random.Random], Plan]
     sets: tuple[str, ...] = field(default=())
+    takes: tuple[str, ...] | None = None
+    lasts: bool = False
 
 
 REGISTRY: dict[str, Spec] = {}
 
 
 def fault(
-    name: str, does: str, needs: str, sets: str = ""
+    name: str, does: str, needs: str, sets: str = "", *, takes: str | None = None, lasts: str | None = None
 ) -> Callable[[Callable[[Stack, random.Random], Plan]], Callable[[Stack, random.Random], Plan]]:
     """Put a function that plans a fault into the registry.
 
@@ -79,10 +83,15 @@ def fault(
         does: what it breaks, in words.
         needs: names of tiers, separated by spaces.
         sets: names of sets, separated by spaces.
+        takes: tier of each node that is away for a moment, separated by spaces.
+        lasts: the same, until it is healed. A fault with neither is no part of a pair: it changes definitions, works
+            in steps, or hits several tiers.
     """
+    away = takes if lasts is None else lasts
+    words = None if away is None else tuple(away.split())
 
     def register(plan: Callable[[Stack, random.Random], Plan]) -> Callable[[Stack, random.Random], Plan]:
-        REGISTRY[name] = Spec(name, does, tuple(needs.split()), plan, tuple(sets.split()))
+        REGISTRY[name] = Spec(name, does, tuple(needs.split()), plan, tuple(sets.split()), words, lasts is not None)
         return plan
 
     return register

@@ -83,31 +83,45 @@ def serving(stack: Stack) -> Node:
     return max(stack.tier("rabbit"), key=lambda node: clients[node.host])
 
 
-@fault("broker-leader-kill", "kill -9 of the broker that leads the queue", "rabbit", "smoke standard soak")
+@fault(
+    "broker-leader-kill", "kill -9 of the broker that leads the queue", "rabbit", "smoke standard soak", takes="rabbit"
+)
 def _leader_kill(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
     return crash(stack, [leader], seen_to_go(stack.settings))
 
 
-@fault("broker-outage", "kill the broker that leads, start it after 20 s", "rabbit", "standard soak")
+@fault(
+    "broker-outage",
+    "kill the broker that leads, start it after 20 s",
+    "rabbit",
+    "standard soak",
+    lasts="rabbit",
+)
 def _outage(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
     return kill(stack, [leader], seen_to_go(stack.settings), 20)
 
 
-@fault("broker-follower-kill", "kill -9 of a broker that follows", "rabbit", "standard soak")
+@fault("broker-follower-kill", "kill -9 of a broker that follows", "rabbit", "standard soak", takes="rabbit")
 def _follower_kill(stack: Stack, rng: random.Random) -> Plan:
     _, others = members(stack, rng)
     return crash(stack, others[:1], seen_to_go(stack.settings))
 
 
-@fault("broker-majority-kill", "kill two of three brokers, start them after 15 s", "rabbit", "standard")
+@fault(
+    "broker-majority-kill",
+    "kill two of three brokers, start them after 15 s",
+    "rabbit",
+    "standard",
+    lasts="rabbit rabbit",
+)
 def _majority_kill(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
     return kill(stack, [leader, others[0]], after_majority(stack.settings), 15, silent=True)
 
 
-@fault("broker-all-kill", "kill -9 of all brokers at once", "rabbit", "standard soak")
+@fault("broker-all-kill", "kill -9 of all brokers at once", "rabbit", "standard soak", takes="rabbit rabbit rabbit")
 def _all_kill(stack: Stack, _rng: random.Random) -> Plan:
     s = stack.settings
     total = 60.0
@@ -115,13 +129,21 @@ def _all_kill(stack: Stack, _rng: random.Random) -> Plan:
     return crash(stack, stack.tier("rabbit"), bounds, s.attempt)
 
 
-@fault("broker-leader-pause", "freeze the broker that leads for 15 s", "rabbit", "standard soak")
+@fault(
+    "broker-leader-pause",
+    "freeze the broker that leads for 15 s",
+    "rabbit",
+    "standard soak",
+    lasts="rabbit",
+)
 def _leader_pause(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
     return pause(stack, [leader], silent(stack.settings), 15)
 
 
-@fault("broker-hang-kill", "freeze the broker that leads for 4 s, then kill -9", "rabbit", "standard soak")
+@fault(
+    "broker-hang-kill", "freeze the broker that leads for 4 s, then kill -9", "rabbit", "standard soak", takes="rabbit"
+)
 def _hang_kill(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
     plan = crash(stack, [leader], silent(stack.settings))
@@ -138,7 +160,13 @@ def _hang_kill(stack: Stack, rng: random.Random) -> Plan:
     return plan
 
 
-@fault("broker-flutter", "freeze the broker that leads five times for 0.2 to 2 s", "rabbit", "standard soak")
+@fault(
+    "broker-flutter",
+    "freeze the broker that leads five times for 0.2 to 2 s",
+    "rabbit",
+    "standard soak",
+    takes="rabbit",
+)
 def _flutter(stack: Stack, rng: random.Random) -> Plan:
     leader, _ = members(stack, rng)
     lengths = [rng.uniform(0.2, 2) for _ in range(5)]
@@ -168,31 +196,55 @@ def _flutter(stack: Stack, rng: random.Random) -> Plan:
     )
 
 
-@fault("broker-partition", "cut the leader off from the other brokers; clients reach all", "rabbit", "standard soak")
+@fault(
+    "broker-partition",
+    "cut the leader off from the other brokers; clients reach all",
+    "rabbit",
+    "standard soak",
+    lasts="rabbit",
+)
 def _partition(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
     return partition(stack, {leader.name: both_ways(leader, *others)}, silent(stack.settings), 15)
 
 
-@fault("broker-one-way", "the leader hears no other broker, they hear it", "rabbit", "standard soak")
+@fault(
+    "broker-one-way",
+    "the leader hears no other broker, they hear it",
+    "rabbit",
+    "standard soak",
+    lasts="rabbit",
+)
 def _one_way(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
     return partition(stack, {leader.name: from_peers(leader, *others)}, silent(stack.settings), 15)
 
 
-@fault("broker-bridge", "two brokers cannot talk, the third talks to both", "rabbit", "standard soak")
+@fault(
+    "broker-bridge",
+    "two brokers cannot talk, the third talks to both",
+    "rabbit",
+    "standard soak",
+    lasts="rabbit",
+)
 def _bridge(stack: Stack, rng: random.Random) -> Plan:
     leader, others = members(stack, rng)
     return partition(stack, {leader.name: both_ways(leader, others[0])}, silent(stack.settings), 15)
 
 
-@fault("broker-clients-cut", "drop all client traffic of one broker", "rabbit", "smoke standard soak")
+@fault(
+    "broker-clients-cut",
+    "drop all client traffic of one broker",
+    "rabbit",
+    "smoke standard soak",
+    lasts="rabbit",
+)
 def _clients_cut(stack: Stack, _rng: random.Random) -> Plan:
     rules = [f"-p tcp --{side} {stack.broker_port} -j DROP" for side in ("dport", "sport")]
     return partition(stack, {serving(stack).name: rules}, silent(stack.settings), 10)
 
 
-@fault("broker-reset", "reset all client connections of one broker", "rabbit", "standard soak")
+@fault("broker-reset", "reset all client connections of one broker", "rabbit", "standard soak", lasts="rabbit")
 def _reset(stack: Stack, _rng: random.Random) -> Plan:
     rule = f"-p tcp --dport {stack.broker_port} -j REJECT --reject-with tcp-reset"
     return partition(stack, {serving(stack).name: [rule]}, seen_to_go(stack.settings), 3)
@@ -203,6 +255,7 @@ def _reset(stack: Stack, _rng: random.Random) -> Plan:
     "a firewall forgets the clients of all brokers: old connections are dead, new ones pass",
     "rabbit",
     "standard soak",
+    lasts="rabbit",
 )
 def _forget(stack: Stack, _rng: random.Random) -> Plan:
     nodes, port = stack.tier("rabbit"), stack.broker_port

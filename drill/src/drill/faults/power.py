@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 OFF = 3.0  # seconds without power
 TWICE = 60.0  # seconds in which the second cut must follow the first
+ROLL = 0.1  # seconds between two files of a broker's write-ahead log
+ROLLED = 10  # files that each broker must have begun before the cut
+# a process in the broker begins them, because one call of rabbitmqctl takes seconds; it ends with the power
+_ROLL = (
+    f"spawn(fun() -> [{{ra_log_wal:force_roll_over(ra_log_wal), timer:sleep({ROLL * 1000:.0f})}}"
+    " || _ <- lists:seq(1, 1200)] end), ok."
+)
+_FILES = "maps:get(wal_files, ra_counters:counters(ra_log_wal, [wal_files]))."
 
 
 def _disks(stack: Stack) -> Disks:
@@ -142,4 +150,35 @@ def _twice(stack: Stack, rng: random.Random) -> Plan:
 
     plan.apply = apply
     plan.proof = lambda: "; ".join(said) if len(said) == 3 and all(said) and are(stack, nodes, "exited") else ""
+    return plan
+
+
+@fault(
+    "power-roll-over",
+    f"cut all power while each broker begins a new file of its write-ahead log every {ROLL:g} s",
+    "rabbit redis disks",
+)
+def _roll_over(stack: Stack, _rng: random.Random) -> Plan:
+    nodes = _all(stack)
+    brokers = [node for node in nodes if node.tier == "rabbit"]
+    plan = _plan(stack, nodes, _bounds(stack))
+    power, cut_proof, begun = plan.apply, plan.proof, dict.fromkeys((node.name for node in brokers), 0)
+
+    def files() -> dict[str, int]:
+        return {node.name: int(stack.ctl(node, "eval", _FILES)) for node in brokers}
+
+    def apply() -> None:
+        before = files()
+        each(lambda node: stack.ctl(node, "eval", _ROLL), brokers)
+
+        def rolled() -> bool:
+            begun.update({name: number - before[name] for name, number in files().items()})
+            return min(begun.values()) >= ROLLED
+
+        if not stack.wait(rolled, 60):
+            raise TargetError(f"The brokers began only {begun} files of their write-ahead logs in 60 s.")
+        power()
+
+    plan.apply = apply
+    plan.proof = lambda: f"{said}; files of the write-ahead log: {begun}" if (said := cut_proof()) else ""
     return plan

@@ -44,7 +44,11 @@ def _failed_over(stack: Stack, plan: Plan, before: Node) -> Plan:
 
 
 @fault(
-    "redis-primary-kill", "kill the Redis primary, start it after the failover", "redis sentinel", "smoke standard soak"
+    "redis-primary-kill",
+    "kill the Redis primary, start it after the failover",
+    "redis sentinel",
+    "smoke standard soak",
+    lasts="redis",
 )
 def _primary_kill(stack: Stack, _rng: random.Random) -> Plan:
     primary = stack.primary()
@@ -56,12 +60,19 @@ def _primary_kill(stack: Stack, _rng: random.Random) -> Plan:
     "kill -9 of the Redis primary, supervision starts it at once",
     "redis sentinel",
     "standard soak",
+    takes="redis",
 )
 def _primary_crash(stack: Stack, _rng: random.Random) -> Plan:
     return crash(stack, [stack.primary()], failover(stack.settings))
 
 
-@fault("redis-primary-pause", "freeze the Redis primary for 15 s", "redis sentinel", "standard soak")
+@fault(
+    "redis-primary-pause",
+    "freeze the Redis primary for 15 s",
+    "redis sentinel",
+    "standard soak",
+    lasts="redis",
+)
 def _primary_pause(stack: Stack, _rng: random.Random) -> Plan:
     primary = stack.primary()
     return _failed_over(stack, pause(stack, [primary], failover(stack.settings), 15), primary)
@@ -72,6 +83,7 @@ def _primary_pause(stack: Stack, _rng: random.Random) -> Plan:
     "cut the Redis primary off from replicas and Sentinels; clients still reach it",
     "redis sentinel",
     "standard soak",
+    lasts="redis",
 )
 def _primary_isolate(stack: Stack, rng: random.Random) -> Plan:
     primary = stack.primary()
@@ -80,7 +92,13 @@ def _primary_isolate(stack: Stack, rng: random.Random) -> Plan:
     return _failed_over(stack, partition(stack, rules, failover(stack.settings), 15), primary)
 
 
-@fault("redis-replicas-kill", "kill both replicas: the primary must refuse writes", "redis sentinel", "standard")
+@fault(
+    "redis-replicas-kill",
+    "kill both replicas: the primary must refuse writes",
+    "redis sentinel",
+    "standard",
+    lasts="redis redis",
+)
 def _replicas_kill(stack: Stack, rng: random.Random) -> Plan:
     s = stack.settings
     total = 5 + s.redis_timeout + SLACK
@@ -90,14 +108,22 @@ def _replicas_kill(stack: Stack, rng: random.Random) -> Plan:
     return kill(stack, replicas(stack, rng), [bound], 12)
 
 
-@fault("redis-all-kill", "kill -9 of all Redis nodes at once", "redis sentinel", "standard soak")
+@fault(
+    "redis-all-kill", "kill -9 of all Redis nodes at once", "redis sentinel", "standard soak", takes="redis redis redis"
+)
 def _all_kill(stack: Stack, _rng: random.Random) -> Plan:
     failover_time = failover(stack.settings)[0]
     bound = Bound("results", 5 + failover_time.seconds, "apply", f"start 5 + {failover_time.formula}")
     return crash(stack, stack.tier("redis"), [bound], 8)
 
 
-@fault("sentinel-kill", "kill a Sentinel, then the Redis primary", "redis sentinel", "standard soak")
+@fault(
+    "sentinel-kill",
+    "kill a Sentinel, then the Redis primary",
+    "redis sentinel",
+    "standard soak",
+    lasts="redis sentinel",
+)
 def _sentinel_kill(stack: Stack, rng: random.Random) -> Plan:
     primary, sentinel = stack.primary(), rng.choice(stack.tier("sentinel"))
     return _failed_over(stack, kill(stack, [sentinel, primary], failover(stack.settings), 5), primary)
@@ -108,6 +134,7 @@ def _sentinel_kill(stack: Stack, rng: random.Random) -> Plan:
     "kill two Sentinels: no failover, no split brain, no effect",
     "redis sentinel",
     "standard soak",
+    lasts="sentinel sentinel",
 )
 def _sentinel_majority(stack: Stack, rng: random.Random) -> Plan:
     chosen = rng.sample(stack.tier("sentinel"), 2)

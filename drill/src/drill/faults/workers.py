@@ -65,34 +65,46 @@ def _signal(stack: Stack, rng: random.Random, *, children: bool) -> Plan:
     return Plan([node.name], apply, proof, [], healed, others_go_on(), 3)
 
 
-@fault("worker-child-kill", "kill -9 of a child process that runs a task", "worker", "smoke standard soak")
+@fault("worker-child-kill", "kill -9 of a child process that runs a task", "worker", "smoke standard soak", takes="")
 def _child(stack: Stack, rng: random.Random) -> Plan:
     return _signal(stack, rng, children=True)
 
 
-@fault("worker-parent-kill", "kill -9 of a worker's parent process", "worker", "standard soak")
+@fault("worker-parent-kill", "kill -9 of a worker's parent process", "worker", "standard soak", takes="worker")
 def _parent(stack: Stack, rng: random.Random) -> Plan:
     return _signal(stack, rng, children=False)
 
 
-@fault("worker-host-kill", "kill -9 of all processes of a worker host", "worker", "smoke standard soak")
+@fault(
+    "worker-host-kill",
+    "kill -9 of all processes of a worker host",
+    "worker",
+    "smoke standard soak",
+    lasts="worker",
+)
 def _host(stack: Stack, rng: random.Random) -> Plan:
     return kill(stack, [rng.choice(stack.tier("worker"))], others_go_on(), 5)
 
 
-@fault("worker-all-kill", "kill all worker hosts at once", "worker", "standard soak")
+@fault("worker-all-kill", "kill all worker hosts at once", "worker", "standard soak", takes="worker worker")
 def _all(stack: Stack, _rng: random.Random) -> Plan:
     bound = Bound("work", 40, "apply", "start of the workers on a busy machine 40")
     return crash(stack, stack.tier("worker"), [bound])
 
 
-@fault("worker-pause", "freeze a worker host for longer than its connections live", "worker", "standard soak")
+@fault(
+    "worker-pause",
+    "freeze a worker host for longer than its connections live",
+    "worker",
+    "standard soak",
+    lasts="worker",
+)
 def _pause(stack: Stack, rng: random.Random) -> Plan:
     hold = 2.5 * stack.settings.heartbeat
     return pause(stack, [rng.choice(stack.tier("worker"))], others_go_on(), hold)
 
 
-@fault("worker-stop", "stop a worker host in order, start it again", "worker", "standard soak")
+@fault("worker-stop", "stop a worker host in order, start it again", "worker", "standard soak", lasts="worker")
 def _stop(stack: Stack, rng: random.Random) -> Plan:
     node = rng.choice(stack.tier("worker"))
     return Plan(
@@ -106,7 +118,7 @@ def _stop(stack: Stack, rng: random.Random) -> Plan:
     )
 
 
-@fault("publisher-kill", "kill -9 of a publisher process; another one starts", "", "standard soak")
+@fault("publisher-kill", "kill -9 of a publisher process; another one starts", "", "standard soak", takes="")
 def _publisher(stack: Stack, rng: random.Random) -> Plan:
     pool = stack.publishers
     if pool is None:
@@ -124,12 +136,18 @@ def _publisher(stack: Stack, rng: random.Random) -> Plan:
     )
 
 
-@fault("beat-kill", "kill the host of one beat", "beat", "standard soak")
+@fault("beat-kill", "kill the host of one beat", "beat", "standard soak", takes="beat")
 def _beat(stack: Stack, rng: random.Random) -> Plan:
     return crash(stack, [rng.choice(stack.tier("beat"))], others_go_on())
 
 
-@fault("observers-kill", "kill Flower and Prometheus: nothing may notice", "flower prometheus", "standard soak")
+@fault(
+    "observers-kill",
+    "kill Flower and Prometheus: nothing may notice",
+    "flower prometheus",
+    "standard soak",
+    lasts="flower prometheus",
+)
 def _observers(stack: Stack, _rng: random.Random) -> Plan:
     nodes = [*stack.tier("flower"), *stack.tier("prometheus")]
     bounds = [

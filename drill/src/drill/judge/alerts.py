@@ -19,6 +19,7 @@ EXPECTED = {
     "broker-outage": "BrokerDown",
     "broker-leader-pause": "BrokerDown",
     "broker-majority-kill": "QuorumLost",
+    "broker-descriptor-limit": "BrokerDown",
     "broker-partition": "QueueMemberStandsStill",
     "disk-alarm": "BrokerDiskAlarm",
     "memory-alarm": "BrokerMemoryAlarm",

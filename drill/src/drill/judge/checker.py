@@ -141,16 +141,16 @@ def judge(history: History) -> Verdict:
     results = [_result(history, counts, index, fault) for fault in history.faults]
     slow = [line for result in results for line in _slow(result)]
     certain = [
-        *_complaint(counts.false_ack, "were confirmed while no majority could have taken them"),
+        *_complaint(counts.false_ack, "confirmed while no majority could have taken it"),
         *_complaint(counts.effect_duplicated, "changed the database more than once"),
     ]
     complete = [
-        *_complaint(counts.lost, "were acknowledged and never ran, and are in no queue: lost"),
-        *_complaint(counts.unexpected, "ran or died although nobody attempted them"),
-        *_complaint(counts.result_lost, "ran and have no readable result"),
+        *_complaint(counts.lost, "acknowledged, never ran, and in no queue: lost"),
+        *_complaint(counts.unexpected, "ran or died although nobody attempted it"),
+        *_complaint(counts.result_lost, "ran without a readable result"),
         *_complaint(counts.effect_lost, "ran and left no effect in the database"),
-        *_complaint(counts.innocent_dead, "are in the dead-letter queue though nothing was wrong with them"),
-        *_complaint(counts.poison_escaped, "were poison and did not end in the dead-letter queue"),
+        *_complaint(counts.innocent_dead, "in the dead-letter queue though nothing was wrong with it"),
+        *_complaint(counts.poison_escaped, "poison that did not end in the dead-letter queue"),
         *([] if _operated(history) else _unexplained(counts, results)),
         *(line for result in results for line in _too_slow(result)),
         *_miscounted(history, counts),
@@ -170,7 +170,8 @@ def judge(history: History) -> Verdict:
     if unknown or complete:
         return Verdict(INCONCLUSIVE, unknown + [f"if the ledger were complete: {c}" for c in complete], counts, results)
     number, faults = len(counts.acknowledged), len(history.faults)
-    shown = [f"All {number} acknowledged tasks ran or are in the dead-letter queue; {faults} faults were injected."]
+    acknowledged, injected = _number(number, "task"), _number(faults, "fault")
+    shown = [f"{acknowledged} acknowledged: each ran or is in the dead-letter queue; {injected} injected."]
     if history.audit:
         shown.append(f"The audit, which sees {history.audit['share']:.0%} of all tasks, counts none of them.")
     return Verdict(PASS, shown, counts, results, upper_bound(number), upper_bound(faults), slow)
@@ -258,10 +259,15 @@ def _doubted(history: History, task_id: str) -> float:
     return attempt.at + LONG if outcome is None else outcome.at
 
 
+def _number(count: int, what: str) -> str:
+    """Return how many there are of what, in words."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _complaint(ids: Iterable[str], what: str) -> list[str]:
     found = sorted(ids)
     shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-    return [f"{len(found)} tasks {what} ({shown})"] if found else []
+    return [f"{_number(len(found), 'task')} {what} ({shown})"] if found else []
 
 
 def _operated(history: History) -> bool:
@@ -276,8 +282,8 @@ def _miscounted(history: History, counts: Counts) -> list[str]:
     counted, limit = set(history.audit["unaccounted"]), history.audit["share"] * marks.WHOLE
     seen = {task_id for task_id in counts.lost if marks.stamp(task_id, limit).startswith(marks.SIGN)}
     return [
-        *_complaint(counted - counts.lost - counts.unrouted, "are counted by the audit although they are not lost"),
-        *_complaint(seen - counted, "are lost and audited, and the audit does not count them"),
+        *_complaint(counted - counts.lost - counts.unrouted, "counted by the audit although not lost"),
+        *_complaint(seen - counted, "lost, audited, and not counted by the audit"),
     ]
 
 
@@ -286,7 +292,8 @@ def _unexplained(counts: Counts, results: list[FaultResult]) -> list[str]:
     exposed, extra = sum(result.exposed for result in results), sum(counts.extra.values())
     if extra <= exposed:
         return []
-    return [f"{extra} extra executions, but only {exposed} tasks were unacknowledged or unanswered at a fault"]
+    exposures = _number(exposed, "task")
+    return [f"{_number(extra, 'extra execution')}, but only {exposures} unacknowledged or unanswered at a fault"]
 
 
 def _slow(result: FaultResult) -> list[str]:

@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from drill.ledger import Writer
     from drill.load.publisher import Job
+
+BURST = 500_000  # added to a seed: what is published beside a publisher is another sequence
+SILENT = 20.0  # seconds until a publisher that gets no acknowledgement ends nevertheless
 
 
 class Pool:
@@ -62,6 +66,44 @@ class Pool:
         self.start(successor)
         return successor.name
 
+    def rate(self) -> float:
+        """Return the tasks per second that all of them are to publish."""
+        return sum(self._jobs[name].rate for name in self._processes)
+
+    def burst(self, times: float, seconds: float) -> list[str]:
+        """Start one more publisher beside each that runs, which publishes ``times`` as much and ends by itself.
+
+        Args:
+            times: of the rate of the one that it runs beside.
+            seconds: from its first acknowledged task on.
+
+        Returns:
+            Their names.
+        """
+        found = []
+        for name in self.names():
+            job = self._jobs[name]
+            extra = replace(job, name=f"{name}b{len(self._jobs)}", seed=job.seed + BURST, rate=job.rate * times)
+            self.start(extra)
+            threading.Thread(target=self._end_after, args=(extra.name, seconds), daemon=True).start()
+            found.append(extra.name)
+        return found
+
+    def _end_after(self, name: str, seconds: float) -> None:
+        """Stop a publisher some seconds after its first acknowledged task, at the latest after :data:`SILENT`."""
+        process, deadline = self._processes[name], time.monotonic() + SILENT
+        while not self.acknowledged([name]) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(seconds)
+        if name in self._processes and process.stdin and process.poll() is None:  # else :meth:`stop` was first
+            process.stdin.close()
+            process.wait()
+            self._processes.pop(name, None)
+
+    def acknowledged(self, names: Sequence[str]) -> int:
+        """Return how many tasks of these publishers were acknowledged, as last heard."""
+        return sum(self._counts.get(name, {}).get("acknowledged", 0) for name in names)
+
     def totals(self) -> dict[str, int]:
         """Return how many tasks were acknowledged and how many publishes failed, as last heard."""
         counts = list(self._counts.values())
@@ -77,10 +119,11 @@ class Pool:
             What went wrong, in words.
         """
         problems = []
-        for process in self._processes.values():
+        running = dict(self._processes)  # a burst may end meanwhile
+        for process in running.values():
             if process.stdin and process.poll() is None:
                 process.stdin.close()
-        for name, process in self._processes.items():
+        for name, process in running.items():
             try:
                 status = process.wait(timeout)
             except subprocess.TimeoutExpired:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,11 @@ from drill.report.page import STYLE
 if TYPE_CHECKING:
     from pathlib import Path
 
-BAD = {"lost": "tasks", "result_lost": "results"}  # counts of a run that are losses, and what is lost
+BAD = {  # counts of a run that are losses, and what is lost
+    "lost": "tasks",
+    "result_lost": "results",
+    "innocent_dead": "tasks dead-lettered",
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Run:
         result_lost: tasks that ran and whose result cannot be read.
         verdict: of the drill.
         reasons: for it.
+        innocent_dead: tasks that are in the dead-letter queue although nothing was wrong with them.
     """
 
     acknowledged: int
@@ -33,6 +38,7 @@ class Run:
     result_lost: int
     verdict: str
     reasons: list[str]
+    innocent_dead: int = 0
 
     @classmethod
     def of(cls, report: dict[str, Any]) -> Run:
@@ -42,19 +48,19 @@ class Run:
 
     @property
     def losses(self) -> int:
-        """Tasks and results that are lost."""
-        return self.lost + self.result_lost
+        """Tasks and results that are lost, and tasks that did not run; none of a run that proves nothing."""
+        return sum(getattr(self, name) for name in BAD) if self.proves else 0
 
     @property
     def proves(self) -> bool:
-        """Whether the run says something: it lost something, or it was judged to the end."""
-        return bool(self.losses) or self.verdict != checker.INCONCLUSIVE
+        """Whether the run says something: of one that was cut short, what is in no ledger may have run."""
+        return self.verdict != checker.INCONCLUSIVE
 
     def __str__(self) -> str:
+        if not self.proves:
+            return f"inconclusive: {'; '.join(self.reasons)}"
         found = [f"{getattr(self, name)} {what}" for name, what in BAD.items() if getattr(self, name)]
-        if found:
-            return f"{' and '.join(found)} of {self.acknowledged}"
-        return f"0 of {self.acknowledged}" if self.proves else f"inconclusive: {'; '.join(self.reasons)}"
+        return f"{' and '.join(found) or '0'} of {self.acknowledged}"
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,14 @@ class Certificate:
         celery: its release of Celery; the runs use the drill's.
         rows: one for each fault.
         changes: the lines that make the difference.
+        notes: what the runs do not do as the application does.
     """
 
     app: str
     celery: str
     rows: list[Row]
     changes: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def code(self) -> int:
@@ -103,10 +111,13 @@ class Certificate:
     def summary(self) -> str:
         """One sentence: the worst fault, and what the changes make of it."""
         worst = max(self.rows, key=lambda row: row.before.losses / max(1, row.before.acknowledged))
+        if not worst.before.losses and not all(row.before.proves for row in self.rows):
+            return f"{self.app}: a run of its own settings proves nothing"
         if not worst.before.losses:
-            return f"{self.app} lost nothing in {len(self.rows)} faults"
-        after = sum(row.after.losses for row in self.rows)
-        lines = f"{len(self.changes)} changed line{'s' if len(self.changes) > 1 else ''}"
+            return f"{self.app} lost nothing in {len(self.rows)} {'fault' if len(self.rows) == 1 else 'faults'}"
+        proven = all(row.after.proves for row in self.rows)
+        after = sum(row.after.losses for row in self.rows) if proven else "a run that proves nothing"
+        lines = f"{len(self.changes)} changed line{'' if len(self.changes) == 1 else 's'}"
         return f"{self.app} loses {worst.before} with the fault '{worst.about}'; with {lines} {after}"
 
 
@@ -153,7 +164,7 @@ def page(certificate: Certificate) -> str:
 <h2>The changes</h2><pre>{escape(chr(10).join(certificate.changes))}</pre>
 <p class="soft">The drill's tasks ran under the settings of the application (which has Celery
 {escape(certificate.celery)}), with the drill's Celery on the drill's servers. A task is lost when it was acknowledged,
-never ran and is in no queue.</p>
+never ran and is in no queue. {escape(" ".join(certificate.notes))}</p>
 </main></html>
 """
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from itertools import batched
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from kombu.exceptions import ContentDisallowed, DecodeError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
@@ -125,9 +125,19 @@ def _empty(stack: Stack, book: Writer, queue: str, run: str) -> None:
 
 def _note_results(stack: Stack, book: Writer, ids: list[str]) -> None:
     backend: Any = stack.app.backend
+    if stack.app.conf.task_ignore_result:  # there are none
+        return
     for some in batched(ids, 500):
         for task_id, raw in zip(some, backend.mget([backend.get_key_for_task(i) for i in some]), strict=True):
-            book.append("result", id=task_id, state=json.loads(raw)["status"] if raw else None)
+            book.append("result", id=task_id, state=_state(backend, raw) if raw else None)
+
+
+def _state(backend: Any, raw: bytes) -> str | None:
+    """Return the state in a stored result, None if the application may not or cannot read it."""
+    try:
+        return str(backend.decode(raw)["status"])
+    except (ContentDisallowed, DecodeError):
+        return None
 
 
 def _note_effects(book: Writer, run: str, ids: list[str]) -> None:

@@ -16,7 +16,7 @@ import httpx
 import redis
 
 from drill import ledger, report
-from drill.faults import REGISTRY, Plan
+from drill.faults import REGISTRY, Plan, pairs
 from drill.faults.record import Fault
 from drill.judge import checker
 from drill.judge.alerts import Watch
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from drill.targets.stack import Stack
 
 SERVER_ERRORS = (TargetError, httpx.HTTPError, redis.RedisError)
+TAKE_OVER = 20.0  # seconds until others have taken over from what the first fault of a pair hit
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,20 @@ class Drill:
         return judge(self.folder)
 
     def inject(self, key: str, name: str, rng: random.Random) -> Fault:
-        """Apply one fault, prove it, hold it, heal it, prove that, and wait until the stack is whole again."""
+        """Apply a fault or a pair, prove it, hold it, heal it, prove that, and wait until the stack is whole again."""
         record = Fault(key, name, [], apply_at=time.time())
-        self._tell("planning", key)
+        plans: list[Plan] = []
         try:
-            plan = REGISTRY[name].plan(self.stack, rng)
-            record.targets, record.bounds, record.silent = plan.targets, plan.bounds, plan.silent
-            record.unacked = self.stack.depth()["unacked"]
-            self._break(plan, record)
+            for part in pairs.parts(name):
+                self._add(part, plans, rng, record)
+            record.bounds = pairs.bounds(name, plans, pairs.sizes(self.stack))
+            record.silent = pairs.silent(self.stack, name, plans)
+            self._tell("holding", record.key)
+            # one more evaluation than allowed: a late alert is then seen to be late
+            late = self.watch.allowed(name) + self.watch.interval if self.watch else 0.0
+            hold = max(late, *(plan.hold for plan in plans))
+            time.sleep(max(0.0, record.applied_at + hold - time.time()))
+            record.heal_at = time.time()
         except (*SERVER_ERRORS, LookupError, ValueError) as error:
             record.problem = f"{type(error).__name__}: {error}"
         finally:
@@ -182,7 +189,7 @@ class Drill:
             self._tell("healing", key)
             problems = self.journal.heal(self.stack)
         if record.applied_at and not problems:
-            record.healed = self.stack.wait(plan.healed, self.options.recovery) or ""
+            record.healed = self._all([plan.healed for plan in plans], self.options.recovery)
         record.healed_at = time.time()
         self._annotate(record, lasts=False)
         self._tell("recovering", key)
@@ -194,19 +201,43 @@ class Drill:
         self.book.commit(self.book.append("fault", **asdict(record)))
         return record
 
-    def _break(self, plan: Plan, record: Fault) -> None:
-        self.journal.open(plan.undo)
+    def _add(self, part: str, plans: list[Plan], rng: random.Random, record: Fault) -> None:
+        """Apply a single fault beside those of ``plans``, which must still hold when it is proven."""
+        self._tell(f"planning {part}", record.key)
+        if plans:  # whoever takes over from what the first one hit may still be elected
+            plan = self.stack.wait(lambda: pairs.plan(self.stack, part, plans, rng), TAKE_OVER)
+            if plan is None:
+                raise TargetError(f"{part} found nothing within {TAKE_OVER:g} s that the first fault does not hold.")
+        else:
+            plan = REGISTRY[part].plan(self.stack, rng)
+        plans.append(plan)
+        record.targets = [target for one in plans for target in one.targets]
+        record.unacked += self._unacked(record, first=len(plans) == 1)
+        self.journal.open([step for one in reversed(plans) for step in one.undo])
         self._tell(f"breaking {', '.join(plan.targets)}", record.key)
-        record.apply_at = time.time()
-        self._annotate(record, lasts=True)
+        if len(plans) == 1:
+            record.apply_at = time.time()
+            self._annotate(record, lasts=True)
         plan.apply()
         record.applied_at = time.time()
-        record.proof = self.stack.wait(plan.proof, 30) or ""
-        self._tell("holding", record.key)
-        # one more evaluation than allowed: a late alert is then seen to be late
-        hold = max(plan.hold, self.watch.allowed(record.name) + self.watch.interval) if self.watch else plan.hold
-        time.sleep(max(0.0, record.applied_at + hold - time.time()))
-        record.heal_at = time.time()
+        record.proof = self._all([one.proof for one in plans], 30)
+
+    def _unacked(self, record: Fault, *, first: bool) -> int:
+        """Return how many tasks are with a worker; as many as before the first fault while no broker can say it.
+
+        A leader that is frozen or cut off answers nobody. What workers may hold at most stays the same.
+        """
+        try:
+            return self.stack.depth()["unacked"]
+        except SERVER_ERRORS:
+            if first:
+                raise
+            return record.unacked
+
+    def _all(self, proofs: list[Callable[[], str]], timeout: float) -> str:
+        """Return what all proofs say; empty unless each says something within ``timeout`` seconds."""
+        said = [self.stack.wait(proof, timeout) or "" for proof in proofs]
+        return "; ".join(said) if all(said) else ""
 
     def _annotate(self, fault: Fault, *, lasts: bool) -> None:
         if self.annotations:

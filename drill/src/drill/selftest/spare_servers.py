@@ -101,12 +101,10 @@ class SpareServers:
         unused = set(self._spare.edits)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # they hold passwords
         for name, source in files.items():
-            text = source
-            if name.endswith(".conf"):
-                text = self._moved(text)
-                for edit in self._spare.edits:
-                    text, hits = re.subn(*edit, text, flags=re.MULTILINE)
-                    unused -= {edit} if hits else set()
+            text = self._moved(source)
+            for edit in self._spare.edits:
+                text, hits = re.subn(*edit, text, flags=re.MULTILINE)
+                unused -= {edit} if hits else set()
             copy = self._folder / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(text, encoding="utf-8")

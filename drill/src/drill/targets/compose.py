@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from drill.targets.base import Disks
 
 MARKER = "holdfast.drill"
+FREEZE = 10.0  # seconds; runc gives up on a container whose processes fork meanwhile
 PREPARES = "init"  # the service that makes passwords and files, and ends
 TOOLS = "holdfast-tools:dev"  # iptables and kill, beside a container: nothing is installed into the servers
 
@@ -106,8 +108,16 @@ class Compose:
         _docker("stop", node.handle, timeout=120)
 
     def pause(self, node: Node) -> None:
-        """Freeze the container."""
-        _docker("pause", node.handle)
+        """Freeze the container; on a busy machine its runtime may give up a few times."""
+        deadline = time.monotonic() + FREEZE
+        while True:
+            try:
+                _docker("pause", node.handle)
+            except TargetError as error:
+                if "unable to freeze" not in str(error) or time.monotonic() > deadline:
+                    raise
+            else:
+                return
 
     def resume(self, node: Node) -> None:
         """Thaw the container."""

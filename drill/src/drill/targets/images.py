@@ -94,6 +94,7 @@ class Images:
         """Write a control file with ``fsync`` and one without into the file system of each node."""
         for name in names:
             place = _mounted(self._devices()[name])
+            (place / UNSYNCED).unlink(missing_ok=True)  # a cut that failed left it
             with (place / SYNCED).open("wb") as file:
                 file.write(CONTROL)
                 file.flush()

@@ -18,7 +18,7 @@ from holdfast import tls
 from holdfast.environment import split_urls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 QUEUES = ("default", "critical")
 PARKING = ("dead", "unrouted")  # where messages may stay
@@ -63,6 +63,15 @@ class Publishers(Protocol):
 
     def replace(self, name: str) -> str:
         """Kill one as a crash would, start another, and return its name."""
+
+    def rate(self) -> float:
+        """Return the tasks per second that all of them are to publish."""
+
+    def burst(self, times: float, seconds: float) -> list[str]:
+        """Let others publish ``times`` as much beside them for some seconds, and return their names."""
+
+    def acknowledged(self, names: Sequence[str]) -> int:
+        """Return how many tasks of these publishers were acknowledged, as last heard."""
 
 
 class Stack:
