@@ -51,8 +51,9 @@ def test_a_forged_changed_or_old_delivery_is_refused(url: str) -> None:
     assert answers == [200] + [401] * 7
 
 
-def test_alertmanager_signs_nothing_and_is_heard_all_the_same(url: str) -> None:
-    assert statuses(url.replace("/hook", "/alerts"), {}) == [200]
+@pytest.mark.parametrize("path", ["/alerts", "/heartbeat"])
+def test_alertmanager_signs_nothing_and_is_heard_all_the_same(url: str, path: str) -> None:
+    assert statuses(url.replace("/hook", path), {}) == [200]
 
 
 @pytest.mark.parametrize("value", ["password", "whsec_c2hvcnQ=", "whsec_%%%", f"{KEYS[0]},x"])

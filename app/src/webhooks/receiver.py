@@ -3,7 +3,8 @@
 ``POST`` to any path is a delivery. ``POST /status/503`` always answers 503 (any status). ``POST /control`` changes how
 a path answers, ``GET /log`` and ``GET /counts`` (both with an optional ``?path=/hook``) tell what came, ``GET /alerts``
 what Alertmanager has sent to that path. A request is on disk before it is answered, so the log is evidence. With
-``WEBHOOKS_SIGNING_KEYS`` a delivery that none of these keys has signed is answered with 401.
+``WEBHOOKS_SIGNING_KEYS`` a delivery that none of these keys has signed is answered with 401, but for what Alertmanager
+posts to ``/alerts`` and ``/heartbeat``: it signs nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from webhooks import config, signature
 
 MAX_BODY = 1024 * 1024  # bytes
 ALERTS = "/alerts"  # where Alertmanager of the local stack posts
+UNSIGNED = {ALERTS, "/heartbeat"}
 
 
 @dataclass
@@ -190,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             self._control(body)
             return
         status, delay = self.server.answer(path)
-        if path != ALERTS and not signature.verified(config.load().signing_keys, dict(self.headers), body):
+        if path not in UNSIGNED and not signature.verified(config.load().signing_keys, dict(self.headers), body):
             status = HTTPStatus.UNAUTHORIZED
         time.sleep(delay)
         entry = {
