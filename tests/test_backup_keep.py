@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 MADE = [f"2026110{day}T030000Z" for day in range(1, 7)]
 INCOMPLETE = {MADE[1]: "redis.rdb", MADE[4]: "rabbitmq-definitions.json"}  # what they lack

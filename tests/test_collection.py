@@ -62,12 +62,14 @@ def test_its_version_is_that_of_the_library() -> None:
     assert yaml.safe_load((ROOT / "ansible/galaxy.yml").read_text())["version"] == library
 
 
+@pytest.mark.slow
 def test_it_holds_nothing_that_only_a_controller_may_have() -> None:
     ignored = yaml.safe_load((ROOT / "ansible/galaxy.yml").read_text())["build_ignore"]
     lines = (ROOT / "ansible/inventories/example/.gitignore").read_text().splitlines()
     assert {line.rstrip("/") for line in lines if not line.startswith("#")} <= set(ignored)
 
 
+@pytest.mark.slow
 def test_it_holds_what_its_roles_copy_and_nothing_of_this_checkout(archive: Path) -> None:
     with tarfile.open(archive) as content:
         names = content.getnames()
@@ -79,6 +81,7 @@ def test_it_holds_what_its_roles_copy_and_nothing_of_this_checkout(archive: Path
     assert [name for name in names if name.endswith(("ansible.cfg", "vault.yml", ".vault-password", ".key"))] == []
 
 
+@pytest.mark.slow
 def test_every_playbook_is_found_by_its_full_name(installed: Path) -> None:
     example = installed / "ansible_collections/holdfast/stack/inventories/example/hosts.yml"
     names = [f"holdfast.stack.{name}" for name in PLAYBOOKS]
@@ -86,6 +89,7 @@ def test_every_playbook_is_found_by_its_full_name(installed: Path) -> None:
     assert said.count("playbook: ") == len(PLAYBOOKS)
 
 
+@pytest.mark.slow
 def test_site_lists_the_tasks_of_every_role_from_the_installed_collection(installed: Path) -> None:
     example = installed / "ansible_collections/holdfast/stack/inventories/example/hosts.yml"
     said = run(installed, "ansible-playbook", "--list-tasks", "-i", str(example), "holdfast.stack.site")

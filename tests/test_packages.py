@@ -97,6 +97,7 @@ def test_a_source_archive_has_what_a_build_needs(built: Path, name: str) -> None
     assert not [entry for entry in names if re.match(r"(?!src/|tests/)\w+/", entry)]
 
 
+@pytest.mark.slow
 def test_the_library_says_what_it_is(built: Path) -> None:
     about = metadata_of(file_of(built, "celery-holdfast", ".whl"))
     assert about["Requires-Python"] == ">=3.10"
@@ -121,6 +122,8 @@ def test_what_is_not_meant_for_an_index_is_refused_by_it(built: Path, name: str)
     assert "Private :: Do Not Upload" in metadata_of(file_of(built, name, ".whl")).get_all("Classifier", [])
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [None, *PROMISES])
 def test_an_empty_environment_gets_what_the_extra_promises(built: Path, tmp_path: Path, extra: str | None) -> None:
     wheel = file_of(built, "celery-holdfast", ".whl")
@@ -140,6 +143,7 @@ def test_an_empty_environment_gets_what_the_extra_promises(built: Path, tmp_path
             assert f"pip install 'celery-holdfast[{other}]'" in done.stderr, (code, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_port_for_metrics_without_the_extra_is_an_error(built: Path, tmp_path: Path) -> None:
     python = tmp_path / "venv/bin/python"
     run("uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")

@@ -25,6 +25,7 @@ def tasks(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [task for item in items for task in (tasks(item["block"]) if "block" in item else [item])]
 
 
+@pytest.mark.slow
 def run(folder: Path, **variables: Any) -> set[str]:
     """Run the tasks that write these files, with a file in place of the template; return the handlers that ran."""
     (folder / "content").write_text("as it should be\n")

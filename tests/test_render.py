@@ -118,6 +118,14 @@ def test_a_task_outlives_its_time_limit_before_the_broker_takes_it_away(
     assert tasks["definition"]["consumer-timeout"] > 2 * 1000 * int(environment["HOLDFAST_TIME_LIMIT"])
 
 
+def test_the_exporter_finds_the_password_of_each_server_by_its_address_with_and_without_the_user() -> None:
+    """1.54, which Ubuntu 24.04 has, looks for it without."""
+    passwords = json.loads((CONFIG / "secret/redis-exporter.json").read_text())
+    named = {address for address in passwords if "//monitor@" in address}
+    assert len(named) == 6
+    assert passwords.keys() - named == {address.replace("monitor@", "") for address in named}
+
+
 def test_the_committed_files_are_what_the_templates_say_and_drift_is_named(tmp_path: Path) -> None:
     """One line is changed in a copy: the check must name that line, and no other."""
     copy = tmp_path / "config"

@@ -104,6 +104,7 @@ def served(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def add(folder: Path, key: str, *fingerprints: str) -> str:
     """Rehearse the addition of a repository to this machine, which changes nothing on it; return what Ansible says."""
     repository = {
@@ -131,6 +132,7 @@ def add(folder: Path, key: str, *fingerprints: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_repository_is_added_with_the_key_that_was_named(tmp_path: Path, served: str) -> None:
     spaced = re.sub("(....)", r"\1 ", FIRST.lower()).strip()
     for key, fingerprints in (

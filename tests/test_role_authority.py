@@ -16,6 +16,8 @@ import pytest
 import yaml
 from cryptography import x509
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 Tasks = list[dict[str, Any]]

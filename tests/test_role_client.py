@@ -21,6 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 WEB = {"name": "web", "addresses": ["203.0.113.0/24", "198.51.100.7"]}
 UNREACHED = "found: node1, node2, node3 not reached"

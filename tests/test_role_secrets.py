@@ -50,6 +50,7 @@ def test_what_holds_a_secret_shows_no_difference() -> None:
 OWNERS = ("localhost", "localhost.client", "drill")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks_from", ["main", "client"])
 def test_a_given_key_is_not_printed(tmp_path: Path, tasks_from: str) -> None:
     """The documented rehearsal, with its differences."""

@@ -12,7 +12,7 @@ ROLES = sorted(path.name for path in (ROOT / "ansible/roles").iterdir())
 DEFINED = re.compile(r"^\s*register: (\w+)|^\s*-?\s*([a-z_]\w*):|\{%-?\s*(?:set|for|macro) (\w+)", re.MULTILINE)
 USED = re.compile(rf"(?<![\w./'\"-])((?:{'|'.join([*ROLES, 'holdfast'])})_\w+)\b(?!\.(?:py|yml|conf))")
 # Words of the servers, and groups that a playbook makes
-OTHERS = re.compile(r"rabbitmq_(management|prometheus)|redis_is_\w*|tls_config|verify_peer")
+OTHERS = re.compile(r"rabbitmq_(management|prometheus)|redis_aof_enabled|redis_is_\w*|tls_config|verify_peer")
 PLUGIN = runpy.run_path(str(ROOT / "ansible/plugins/filter/inventory.py"))
 INPUTS: set[str] = PLUGIN["COMMON"] | {*PLUGIN["PASSWORDS"], *PLUGIN["UNQUOTED"]}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ansible.errors import AnsibleFilterError
 
@@ -24,9 +25,15 @@ def port(address: str) -> str:
     return number
 
 
+def with_login(urls: list[str], user: str, password: str) -> str:
+    """Return URLs with a login, joined by commas as ``HOLDFAST_BROKER_URL`` has them."""
+    login = f"{quote(str(user), safe='')}:{quote(str(password), safe='')}@"
+    return ",".join(str(url).replace("://", f"://{login}", 1) for url in urls)
+
+
 class FilterModule:
     """What Ansible looks for."""
 
-    def filters(self) -> dict[str, Callable[[str], str]]:
+    def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"port": port}
+        return {"port": port, "with_login": with_login}

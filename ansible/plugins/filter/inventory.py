@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from ansible.vars.hostvars import HostVars, HostVarsVars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +18,19 @@ if TYPE_CHECKING:
 ROLES = Path(__file__).parents[2] / "roles"
 # Groups without which there is no deployment
 GROUPS = ("rabbitmq", "redis", "sentinel", "app", "workers")
+# A service that somebody else runs: the groups that it stands for, and what its description may and must have
+SERVICES = {"rabbitmq": ("rabbitmq",), "redis": ("redis", "sentinel")}
+MAY = {
+    "rabbitmq": {"urls", "api", "ca_file", "user", "users", "policy_keys_refused"},
+    "redis": {"url", "ca_file", "user", "replicas", "fsync"},
+}
+MUST = {"rabbitmq": {"urls", "api", "ca_file", "user"}, "redis": {"url", "ca_file"}}
 # Variables that belong to no single role, and what playbooks take by -e
 COMMON = {
     "holdfast_address", "holdfast_app_user", "holdfast_drill", "holdfast_net", "holdfast_passwords",
-    "holdfast_passwords_before", "holdfast_worker_user", "app_to", "backup_dir", "backup_keep", "canary_task",
-    "client_dir", "client_home", "client_name", "client_state", "rabbitmq_reinstall", "rabbitmq_target", "render_dir",
-    "replace_host", "replace_old", "restore_confirmed", "restore_from",
+    "holdfast_passwords_before", "holdfast_passwords_given", "holdfast_worker_user", "app_to", "backup_dir",
+    "backup_keep", "canary_task", "client_dir", "client_home", "client_name", "client_state", "rabbitmq_reinstall",
+    "rabbitmq_target", "render_dir", "replace_host", "replace_old", "restore_confirmed", "restore_from",
     "rotate_clients", "rotate_finish", "rotate_names", "scale_remove",
 }  # fmt: skip
 # Lists of addresses beside those of the hosts
@@ -86,51 +94,214 @@ def unknown(names: set[str], allowed: frozenset[str]) -> Iterator[str]:
             )
 
 
-def empty(groups: Mapping[str, list[str]]) -> Iterator[str]:
-    """Yield the groups that have no host."""
+def empty(groups: Mapping[str, list[str]], replaced: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the groups that have no host, but for those that a service stands for."""
     for name in GROUPS:
-        if not groups.get(name):
+        if not groups.get(name) and name not in replaced:
             near = difflib.get_close_matches(name, set(groups) - set(GROUPS), 1)
             yield fault(
                 f"no host in the group {name}" + (f", but a group {near[0]}" if near else ""),
                 f"hosts in each of {', '.join(GROUPS)}",
-                "correct the hosts file, whose form is that of ansible/inventories/example/hosts.yml",
+                "correct the hosts file, whose form is that of ansible/inventories/example/hosts.yml; "
+                "a service of another's is rabbitmq_external or redis_external",
             )
 
 
+def both(groups: Mapping[str, list[str]], services: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the groups that have hosts although a service stands for them."""
+    for service in services:
+        for name in SERVICES[service]:
+            if groups.get(name):
+                yield fault(
+                    f"{service}_external, and {len(groups[name])} host(s) in the group {name}",
+                    f"one of the two: hosts of your own, or the service; then {name} is empty",
+                    f"take the hosts out of the group {name} in the hosts file, or remove {service}_external",
+                )
+
+
+def described(service: str, host: str, found: Any, variables: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the description of a service, a variable of a host; no password is shown."""
+    name = f"{service}_external"
+    if isinstance(found, Unknown):
+        yield uncomputed(name, host, found)
+        return
+    if not isinstance(found, dict):
+        yield fault(f"{name} is {found}", "a dictionary, as in docs/how-to/managed-services.md", f"correct {name}")
+        return
+    odd, missing = sorted(set(found) - MAY[service]), sorted(MUST[service] - set(found))
+    if odd or missing:
+        parts = [f"{name} with {', '.join(odd)}"] * bool(odd) + [f"{name} without {', '.join(missing)}"] * bool(missing)
+        yield fault(
+            " and ".join(parts),
+            f"{', '.join(sorted(MAY[service]))}; of these {', '.join(sorted(MUST[service]))} always",
+            f"correct {name}",
+        )
+        return
+    if service == "rabbitmq":
+        listed = found["urls"]
+        if not isinstance(listed, (list, tuple)) or not listed or not all(_is_url(one, ("amqps",)) for one in listed):
+            yield fault(
+                f"{name}.urls is not a list of addresses over TLS",
+                "[amqps://HOST:PORT], without a login and a path: rabbitmq_vhost is the virtual host",
+                f"correct {name}.urls",
+            )
+        if not _is_url(found["api"], ("https",)):
+            yield fault(
+                f"{name}.api is not an address over TLS",
+                "https://HOST or https://HOST:PORT, without a login and a path",
+                f"correct {name}.api",
+            )
+    elif not _is_url(found["url"], ("rediss",), r"/\d+"):
+        yield fault(
+            f"{name}.url is not the address of a Redis over TLS",
+            "rediss://HOST:PORT/0, without a login: one endpoint that takes reads and writes. Redis in cluster mode, "
+            "and PostgreSQL for results, are not supported",
+            f"correct {name}.url, or run Redis and Sentinel on hosts of your own",
+        )
+    if not Path(str(found["ca_file"])).is_file():
+        yield fault(
+            f"no file {found['ca_file']} on this controller ({name}.ca_file)",
+            "a PEM file with the authority that signed the service's certificate",
+            "download it from the service; for a public authority name the system's own file, on Debian "
+            "/etc/ssl/certs/ca-certificates.crt",
+        )
+    if not value(variables, f"{name}_password"):
+        yield fault(
+            f"no {name}_password",
+            f"the password of the login that {name} names",
+            "write it into a file of group_vars/all that ansible-vault has encrypted",
+        )
+    if value(variables, "tls_enabled") is False:
+        yield fault(
+            f"{name} with tls_enabled: false",
+            "TLS for every connection: a password and every task would cross networks that are not yours",
+            "remove tls_enabled from the inventory",
+        )
+
+
+def watching(variables: Mapping[str, Any], groups: Mapping[str, list[str]]) -> Iterator[str]:
+    """Yield what is wrong with the dead man's switch, whose address is not shown, and with several Alertmanagers."""
+    switch = value(variables, "alertmanager_heartbeat_url")
+    known_here = not isinstance(switch, Unknown)  # it may need facts, which only the roles have
+    if switch and known_here and not re.fullmatch(r"https?://[^/\s]+\S*", str(switch)):
+        yield fault(
+            "alertmanager_heartbeat_url, which is no address of the web",
+            "https://HOST/PATH or http://HOST/PATH, or an empty text for no signal",
+            "correct alertmanager_heartbeat_url",
+        )
+    silent = [name for name in ("prometheus", "alertmanager") if not groups.get(name)]
+    if switch and silent:
+        yield fault(
+            f"alertmanager_heartbeat_url, and no host in the group {' and '.join(silent)}",
+            "hosts in prometheus and in alertmanager, which send the signal together",
+            "put a host into the group, or remove alertmanager_heartbeat_url",
+        )
+    count = len(groups.get("alertmanager") or ())
+    if count > 1 and value(variables, "tls_enabled") is False:
+        yield fault(
+            f"{count} host(s) in the group alertmanager with tls_enabled: false",
+            "one Alertmanager, or several with TLS: without it anybody could speak in their cluster",
+            "take the others out of the group in the hosts file, or remove tls_enabled from the inventory",
+        )
+
+
+def own_hosts(services: Mapping[str, Any], needs: list[str]) -> Iterator[str]:
+    """Yield the services whose servers the playbook would have to reach by a shell."""
+    for service in services:
+        if service in needs:
+            yield fault(
+                f"{service}_external, whose servers this playbook cannot reach",
+                f"{service} on hosts of the inventory",
+                "do it with the service's own means: docs/how-to/managed-services.md says which",
+            )
+
+
+def _is_url(text: Any, schemes: tuple[str, ...], path: str = "/?") -> bool:
+    """Tell whether a text is an address of one of the schemes, without a login."""
+    return bool(re.fullmatch(rf"(?:{'|'.join(schemes)})://[A-Za-z0-9.-]+(?::\d{{1,5}})?{path}", str(text)))
+
+
+class Unknown(str):
+    """Why a variable cannot be computed here, in Ansible's words; it is true, since something is written there."""
+
+    __slots__ = ()
+
+
 def value(variables: Mapping[str, Any], name: str) -> Any:
-    """Return a variable, None when it is missing, and the error as text when it cannot be computed."""
+    """Return a variable, None when it is missing, and ``Unknown`` when it cannot be computed."""
     try:
-        return variables.get(name)
+        return _whole(variables.get(name))
     except Exception as error:  # noqa: BLE001 - whatever a template raises is the answer
-        return f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        return Unknown(str(error).partition("\n")[0])
+
+
+def _whole(found: Any) -> Any:
+    """Return a value with all that is in it: Ansible computes each part, or raises, when somebody looks at it."""
+    if hasattr(found, "items"):
+        return {key: _whole(one) for key, one in found.items()}
+    if isinstance(found, (list, tuple)):
+        return [_whole(one) for one in found]
+    bool(found)  # what cannot be computed may come as an object that raises
+    return found
+
+
+def uncomputed(name: str, host: str, why: Unknown) -> str:
+    """Return what to say of a variable of a host that cannot be computed."""
+    return fault(
+        f"{name} of {host} cannot be computed: {why}",
+        "what the inventory tells by itself: no facts, which are read later",
+        f"correct {name}, or write the value itself",
+    )
+
+
+def of_host(hostvars: Mapping[str, Mapping[str, Any]], host: str) -> Mapping[str, Any]:
+    """Return a host's variables as its own tasks see them; those of ``hostvars[host]`` themselves see no hostvars."""
+    if not isinstance(hostvars, HostVars):
+        return hostvars[host]
+    seen = {**hostvars.raw_get(host), "hostvars": hostvars}
+    return HostVarsVars(seen, loader=hostvars._loader, host=host)  # type: ignore[no-any-return]
 
 
 def address(host: str, variables: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the addresses of a host."""
+    """Yield what is wrong with the address of a host; ``variables`` are those that other hosts see."""
     found = value(variables, "holdfast_address")
     if found is None or not _is_address(str(found), ipaddress.IPv4Address):
+        said = f"cannot be computed by other hosts: {found}" if isinstance(found, Unknown) else f"is {found}"
         yield fault(
-            f"holdfast_address of {host} is {'missing' if found is None else found}{_version(str(found))}",
+            f"holdfast_address of {host} {'is missing' if found is None else said}{_version(found)}",
             "the IPv4 address on which the other hosts reach it, such as 192.0.2.11",
             f"write holdfast_address for {host} into the hosts file",
         )
+
+
+def networks(host: str, variables: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the lists of addresses beside those of the hosts; ``variables`` are as the host sees."""
     for name in NETWORKS:
-        for item in value(variables, name) or ():
+        listed = value(variables, name)
+        if isinstance(listed, Unknown):
+            yield uncomputed(name, host, listed)
+        elif listed is not None and not isinstance(listed, list):
+            yield fault(f"{name} is {listed}", "a list of IPv4 addresses and networks", f"write {name}: [{listed}]")
+        for item in listed if isinstance(listed, list) else ():
             if not _is_address(str(item), ipaddress.IPv4Network):
                 yield fault(
-                    f"{name} has {item}{_version(str(item))}",
+                    f"{name} has {item}{_version(item)}",
                     "IPv4 addresses and networks, such as 192.0.2.0/24",
                     f"correct {name}",
                 )
 
 
-def clients(variables: Mapping[str, Any]) -> Iterator[str]:
+def clients(host: str, variables: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the publishers outside of the inventory; a run of issue_client changes their logins."""
     listed = value(variables, "holdfast_clients") or []
+    issued = value(variables, "holdfast_client_passwords") or {}
+    for name, found in (("holdfast_clients", listed), ("holdfast_client_passwords", issued)):
+        if isinstance(found, Unknown):
+            yield uncomputed(name, host, found)
+            return
     names = []
-    for entry in listed if isinstance(listed, (list, tuple)) else [listed]:
-        given = dict(entry) if hasattr(entry, "items") else {"name": entry}
+    for entry in listed if isinstance(listed, list) else [listed]:
+        given = entry if isinstance(entry, dict) else {"name": entry}
         names.append(str(given.get("name")))
         addresses = given.get("addresses")
         good = isinstance(addresses, list) and all(_is_address(str(one), ipaddress.IPv4Network) for one in addresses)
@@ -140,8 +311,13 @@ def clients(variables: Mapping[str, Any]) -> Iterator[str]:
                 "{ name: web, addresses: [192.0.2.0/24] }: a name of a-z 0-9 -, a list of IPv4 addresses and networks",
                 "correct holdfast_clients",
             )
-    issued = value(variables, "holdfast_client_passwords") or {}
-    if value(variables, "client_name") is None:
+    if not isinstance(issued, dict):
+        yield fault(
+            "holdfast_client_passwords is no dictionary",
+            "logins by the name of a client, as issue_client writes them",
+            "remove it, then run issue_client for each name of holdfast_clients",
+        )
+    elif value(variables, "client_name") is None:
         for name in sorted(set(issued) - set(names)):
             yield fault(
                 f"logins of the client {name}, which holdfast_clients does not have",
@@ -158,18 +334,22 @@ def _is_address(text: str, kind: Callable[[str], object]) -> bool:
     return True
 
 
-def _version(text: str) -> str:
-    return " (IPv6)" if ":" in text and not text.startswith("(") else ""
+def _version(found: Any) -> str:
+    return " (IPv6)" if ":" in str(found) and not isinstance(found, Unknown) else ""
 
 
-def passwords(found: Any, *, made: bool) -> Iterator[str]:
+def passwords(host: str, found: Any, *, made: bool) -> Iterator[str]:
     """Yield what is wrong with the passwords; none of them is shown.
 
     Args:
+        host: whose variable they are.
         found: the passwords by name.
         made: those that are missing will be made; a misspelt name is wrong all the same.
     """
-    given = found if hasattr(found, "items") else {}
+    if isinstance(found, Unknown):
+        yield uncomputed("holdfast_passwords", host, found)
+        return
+    given = found if isinstance(found, dict) else {}
     for name in PASSWORDS:
         if name not in given:
             near = difflib.get_close_matches(name, set(given) - set(PASSWORDS), 1, 0.8)
@@ -191,7 +371,10 @@ def passwords(found: Any, *, made: bool) -> Iterator[str]:
 
 
 def inventory_faults(
-    hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], makes_passwords: bool = False
+    hostvars: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, list[str]],
+    makes_passwords: bool = False,
+    needs: list[str] | None = None,
 ) -> list[str]:
     """Return what is wrong with an inventory, each with what is allowed and the next step; empty when all is well.
 
@@ -199,18 +382,26 @@ def inventory_faults(
         hostvars: Ansible's variables of each host.
         groups: Ansible's groups, with the names of their hosts.
         makes_passwords: the playbook makes the passwords that are missing.
+        needs: services that have to be on hosts of the inventory, of ``rabbitmq`` and ``redis``.
     """
-    found = list(empty(groups))
+    first = groups["all"][0] if groups.get("all") else ""
+    common = of_host(hostvars, first) if first else {}
+    services = {name: found for name in SERVICES if (found := value(common, f"{name}_external"))}
+    found = list(empty(groups, tuple(group for name in services for group in SERVICES[name])))
     if found:
         return found  # the rest would only follow from it
+    found += [*both(groups, services), *own_hosts(services, needs or [])]
+    for name, description in services.items():
+        found += described(name, first, description, common)
     allowed = known()
     names: set[str] = set()
     for host in groups["all"]:
         names |= set(hostvars[host].keys())
-        found += address(host, hostvars[host])
+        found += [*address(host, hostvars[host]), *networks(host, of_host(hostvars, host))]
     found += unknown(names, allowed)
-    found += clients(hostvars[groups["rabbitmq"][0]])
-    found += passwords(value(hostvars[groups["rabbitmq"][0]], "holdfast_passwords"), made=makes_passwords)
+    found += clients(first, common)
+    found += watching(common, groups)
+    found += passwords(first, value(common, "holdfast_passwords"), made=makes_passwords)
     return list(dict.fromkeys(found))
 
 

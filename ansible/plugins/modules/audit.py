@@ -125,7 +125,7 @@ class Audit:
 
     def context(self, certificate: tuple[str, str] | None) -> ssl.SSLContext:
         """Return a client's TLS settings, with a certificate or without."""
-        context = ssl.create_default_context(cafile=self.tls["ca"])
+        context = ssl.create_default_context(cafile=self.tls.get("clients", self.tls["ca"]))
         if certificate:
             context.load_cert_chain(*certificate)
         return context
@@ -407,12 +407,15 @@ class Audit:
                 continue
             url = urllib.parse.urlsplit(value.split(",")[0])
             user, password = urllib.parse.unquote(url.username or ""), urllib.parse.unquote(url.password or "")
-            host, port = url.hostname or "", url.port or 0
+            host, port = url.hostname or "", url.port or 5671
             if url.scheme.startswith("amqp"):
                 self.check(f"AMQP {host} as {user}", self.logs_in(host, port, user, password), True)
                 self.check(f"AMQP {host} as {user} with a wrong password", self.logs_in(host, port, user, "x"), False)
-                api = f"https://{host}:{self.options['rabbitmq']['management_port']}/api/overview"
-                self.check(f"management of {host} as {user}", self.get(api, (user, password)), 401)
+                api = self.options["rabbitmq"]["api"].replace("HOST", host)
+                if api:  # none where a service has given one login for all
+                    self.check(
+                        f"management of {host} as {user}", self.get(f"{api}/api/overview", (user, password)), 401
+                    )
             elif url.scheme == "sentinel":
                 for node in self.options["redis"]["addresses"]:
                     self.redis_login("Redis", node, self.options["redis"]["port"], user, password)
@@ -447,6 +450,9 @@ class Audit:
         self.check("critical alerts", sorted(firing), [])
         told = len(prometheus("alertmanagers")["activeAlertmanagers"])
         self.check("Alertmanagers that are told", told, want["alertmanagers"])
+        if want["alertmanagers"] > 1:
+            known = {int(each["value"][1]) for each in values("alertmanager_cluster_members")}
+            self.check("Alertmanagers that know each other", sorted(known), [want["alertmanagers"]])
         inside, outside = (
             self.talk(9121, b"GET / HTTP/1.0\r\n\r\n", None, plain=True, address=address)[:6]
             for address in ("127.0.0.1", self.address)
