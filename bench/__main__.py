@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import cluster
 from bench.cases import CASES, Comparison
@@ -71,26 +71,44 @@ def main() -> None:
     saved = json.loads(options.against.read_text()) if options.against else None
     wanted = options.cases or list(CASES)
     done: list[Case] = []
+    left_out: dict[str, str] = {}
     end = monotonic() + options.minutes * 60
     for number, name in enumerate(wanted):
         print(f"{number + 1} of {len(wanted)}: {name} ...", file=sys.stderr, flush=True)
+        if reason := CASES[name].lacks():
+            left_out[name] = reason
+            continue
         until = monotonic() + (end - monotonic()) / (len(wanted) - number)
         done.append(measure(CASES[name], options.pairs, options.scale, until))
         print(table([done[-1].figures()]).splitlines()[-1], file=sys.stderr, flush=True)
-    load = os.getloadavg()[0]
-    machine = {"cores": os.cpu_count(), "load": load, "python": platform.python_version(), **cluster.versions()}
-    figures = [case.figures() for case in done]
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"machine": machine, "cases": figures}, indent=2) + "\n")
-    options.json.with_suffix(".svg").write_text(svg(figures))
-    print(table(figures))
-    others = max(case.others for case in done)
-    print(f"\nOthers used up to {others:.1f} of {os.cpu_count()} processors; load {load:.1f} at the end.")
-    print(f"Written: {options.json} and {options.json.with_suffix('.svg')}.")
-    if missing := unjudged(figures):
+    figures = finish(done, options.json, left_out=left_out)
+    for name, reason in left_out.items():
+        print(f"\n`{name}` was left out: {reason}")
+    if missing := unjudged(figures, 'make bench CASES="{}"'):
         print(f"\n{missing}")
     if saved:
         print(f"\nAgainst {options.against}:\n\n{changes(figures, saved['cases'])}")
+
+
+def finish(done: list[Case], path: Path, **more: Any) -> list[dict[str, Any]]:
+    """Print the table, write the JSON and the picture, and return the figures of all cases.
+
+    Args:
+        done: what was measured.
+        path: of the JSON; the picture is beside it.
+        more: what else the JSON holds.
+    """
+    load = os.getloadavg()[0]
+    machine = {"cores": os.cpu_count(), "load": load, "python": platform.python_version(), **cluster.versions()}
+    figures = [case.figures() for case in done]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine, "cases": figures, **more}, indent=2) + "\n")
+    path.with_suffix(".svg").write_text(svg(figures))
+    print(table(figures))
+    others = max((case.others for case in done), default=0.0)
+    print(f"\nOthers used up to {others:.1f} of {os.cpu_count()} processors; load {load:.1f} at the end.")
+    print(f"Written: {path} and {path.with_suffix('.svg')}.")
+    return figures
 
 
 if __name__ == "__main__":

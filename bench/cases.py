@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from bench import cluster, compiled, outbox
 from bench.sides import Side
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Comparison:
         goal: the ratio that is aimed at; None for one that is only reported.
         by: what the goal is about: messages per second of processor time ("core"), or per second ("wall").
         count: messages in one measurement.
+        lacks: says what keeps it from being measured here, an empty string when nothing does.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Comparison:
     goal: float | None
     by: Literal["core", "wall"]
     count: int
+    lacks: Callable[[], str] = str
 
 
 LAYER = {"BENCH_LAYER": "1"}
@@ -70,6 +73,8 @@ def _cases() -> Iterable[Comparison]:
     yield Comparison("stock_results", ours, stock, None, "core", 500)
     late, early = _worker("worker, the layer", LAYER), _worker("worker, stock, early, default prefetch", STOCK)
     yield Comparison("late_ack", late, early, 0.9, "core", 800)
+    floor = _worker("worker, stock, late, prefetch 1", STOCK | {"BENCH_LATE": "1"})
+    yield Comparison("late_ack_floor", floor, early, None, "core", 800)
     silent = _worker("neither metrics nor events", LAYER | {"BENCH_MONITORING": "0", "BENCH_EVENTS": "0"})
     port = {"HOLDFAST_METRICS_PORT": "9549"}
     metrics = _worker("worker, metrics", LAYER | {"BENCH_EVENTS": "0"} | port)
@@ -78,18 +83,26 @@ def _cases() -> Iterable[Comparison]:
     bulk, single = _client("publish_many"), _client("stock, confirmed, one by one")
     yield Comparison("durable_eff", bulk, _client("raw py-amqp"), 0.8, "core", 5000)
     yield Comparison("durable_eff_pika", bulk, _client("raw pika"), 0.8, "core", 5000)
+    yield Comparison("compiled", bulk, _client("rabbitmq-c"), 0.5, "core", 5000, compiled.make)
     yield Comparison("pipelining_gain", bulk, single, 10, "wall", 500)
     tenth = {"HOLDFAST_AUDIT_SHARE": "0.1"}
-    audited = Side("publish_many, a tenth audited", "publish_many", environment=tenth)
+    audited = Side("publish_many, a tenth audited", "publish_many", environment=tenth, after=cluster.forget_notes)
     yield Comparison("audit", audited, bulk, 0.97, "core", 5000)
-    yield Comparison("audit_work", _worker("worker, a tenth audited", LAYER | tenth), late, 0.97, "core", 800)
+    worked = replace(_worker("worker, a tenth audited", LAYER | tenth), after=cluster.forget_notes)
+    yield Comparison("audit_work", worked, late, 0.97, "core", 800)
     callers = _client("layer, 64 callers")
     yield Comparison("group_commit", callers, _client("stock, unconfirmed, 64 callers"), 0.9, "wall", 1600)
     yield Comparison("group_commit_gain", callers, _client("stock, confirmed, 64 callers"), None, "wall", 1600)
     yield Comparison("single_caller", _client("layer, one by one"), single, 1.0, "wall", 500)
     ledger = _client("layer, 64 callers, with the drill's ledger")
     yield Comparison("drill_ledger", ledger, callers, 0.95, "wall", 1600)
-    yield Comparison("durable_results", _client("result on all disks"), _client("result, stock"), 0.8, "wall", 500)
+    stored, alone = _client("result on all disks"), _client("redis-py, the same wait")
+    yield Comparison("durable_results", stored, _client("result, stock"), 0.8, "wall", 500)
+    yield Comparison("durable_results_floor", stored, alone, None, "wall", 500)
+    relayed = replace(_client("outbox, one relay"), after=outbox.drop)
+    yield Comparison("outbox", relayed, bulk, None, "wall", 3000)
+    enqueued = replace(_client("enqueue, a transaction for each"), after=outbox.drop)
+    yield Comparison("outbox_enqueue", enqueued, _client("layer, one by one"), None, "wall", 500)
 
 
 CASES = {case.name: case for case in _cases()}

@@ -1,22 +1,31 @@
 """What is measured. Each client runs in a process of its own: ``python -m bench.clients NAME``.
 
-A line on its standard input is a number of messages; the answer is an empty line when all of them are published.
+A line on its standard input is a number of messages; the answer is an empty line when all of them are published. A line
+``prepare N`` comes before, for what such a client needs and nobody measures.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
+import subprocess
 import sys
 import tempfile
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from bench import apps
+from kombu.utils.url import parse_url
+from redis import Redis
+
+from bench import apps, cluster, compiled, outbox
 from bench.cluster import EXCHANGE, QUEUE, ROOT
 from drill.ledger import Writer
+from holdfast.results.confirm import Confirmation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,60 +36,121 @@ WINDOW = 1000  # messages under way in the pipelined clients
 CALLERS = 64
 
 
-def bulk() -> Callable[[int], None]:
-    """``publish_many``."""
+def bulk(*, spread: bool = False) -> Callable[[int], None]:
+    """``publish_many``; ``BENCH_BODY`` is the size of an argument in bytes.
+
+    Args:
+        spread: True takes all queues in turn, and names them in each call.
+    """
     from holdfast.publisher import publish_many  # noqa: PLC0415 - the stock clients must not load the layer
 
     app = apps.make(layer=True)
     task = app.tasks["bench.nothing"]
+    value = "x" * int(os.environ.get("BENCH_BODY", "5"))
+    names = [queue.name for queue in app.conf.task_queues]
 
     def run(count: int) -> None:
-        outcomes = publish_many(app, (task.s(n, key="value") for n in range(count)), window=WINDOW)
+        calls = (task.s(n, key=value) for n in range(count))
+        if spread:
+            calls = (call.set(queue=name) for call, name in zip(calls, cycle(names), strict=False))
+        outcomes = publish_many(app, calls, window=WINDOW)
         assert sum(outcome.acknowledged for outcome in outcomes) == count  # noqa: S101 - a wrong run has no rate
 
     return run
 
 
+class _Pipe:
+    """A connection of py-amqp that sends one message again and again; it counts confirms by tag."""
+
+    def __init__(self, url: str, model: Message) -> None:
+        import amqp  # noqa: PLC0415 - as above
+
+        at = parse_url(url)
+        self._connection = amqp.Connection(
+            f"{at['hostname']}:{at['port']}",
+            at["userid"],
+            at["password"],
+            virtual_host=at["virtual_host"],
+            connect_timeout=5,
+        )
+        self._connection.connect()
+        channel: Any = self._connection.channel()
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._on_ack)
+        self._channel = channel
+        self._message = amqp.Message(
+            model.body,
+            content_type=model.content_type,
+            content_encoding=model.content_encoding,
+            application_headers=model.headers,
+            **model.properties,
+        )
+        self._waiting: dict[int, bool] = {}
+        self._oldest, self._last = 1, 0
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        for each in range(self._oldest, tag + 1) if multiple else (tag,):
+            self._waiting.pop(each, None)
+        self._oldest = tag + 1 if multiple else self._oldest
+
+    def publish(self) -> None:
+        self._last += 1
+        self._waiting[self._last] = True
+        self._channel.basic_publish(self._message, EXCHANGE, QUEUE, mandatory=True)
+
+    def wait(self, most: int) -> None:
+        """Wait until at most so many messages are not confirmed."""
+        while len(self._waiting) > most:
+            self._connection.drain_events(timeout=30)
+
+
 def raw_amqp() -> Callable[[int], None]:
-    """py-amqp with nothing around it: a body that is ready, mandatory, confirms counted by tag."""
-    import amqp  # noqa: PLC0415 - as above
+    """py-amqp with nothing around it: a body that is ready, mandatory, confirms counted by tag.
 
+    ``BENCH_CONNECTIONS`` is how many connections take turns, spread over the brokers; one by default. The messages
+    that are under way are divided among them.
+    """
+    count = int(os.environ.get("BENCH_CONNECTIONS", "1"))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     model = _model()
-    url = apps.make(layer=False).connection_for_write()
-    connection = amqp.Connection(
-        url.host, str(url.userid), str(url.password), virtual_host=url.virtual_host, connect_timeout=5
-    )
-    connection.connect()
-    channel: Any = connection.channel()
-    channel.confirm_select()
-    message = amqp.Message(
-        model.body,
-        content_type=model.content_type,
-        content_encoding=model.content_encoding,
-        application_headers=model.headers,
-        **model.properties,
-    )
-    waiting: dict[int, bool] = {}
-    oldest, last = 1, 0
-
-    def on_ack(tag: int, multiple: bool) -> None:
-        nonlocal oldest
-        for each in range(oldest, tag + 1) if multiple else (tag,):
-            waiting.pop(each, None)
-        oldest = tag + 1 if multiple else oldest
-
-    channel.events["basic_ack"].add(on_ack)
+    urls = os.environ["BENCH_AMQP"].split(",")
+    pipes = [_Pipe(urls[n % len(urls)], model) for n in range(count)]
+    share = WINDOW // count
 
     def run(count: int) -> None:
-        nonlocal last
-        for _ in range(count):
-            last += 1
-            waiting[last] = True
-            channel.basic_publish(message, EXCHANGE, QUEUE, mandatory=True)
-            while len(waiting) >= WINDOW:
-                connection.drain_events(timeout=30)
-        while waiting:
-            connection.drain_events(timeout=30)
+        for pipe in islice(cycle(pipes), count):
+            pipe.wait(share - 1)
+            pipe.publish()
+        for pipe in pipes:
+            pipe.wait(0)
+
+    return run
+
+
+def compiled_c() -> Callable[[int], None]:
+    """rabbitmq-c with a ready message, used in the same way, in a process of its own."""
+    wire = _model().encode()
+    folder = tempfile.TemporaryDirectory(dir=ROOT / "build")
+    properties, body = Path(folder.name) / "properties", Path(folder.name) / "body"
+    properties.write_bytes(wire.properties)
+    body.write_bytes(wire.body)
+    program = subprocess.Popen(
+        [compiled.PROGRAM, EXCHANGE, QUEUE, str(WINDOW), properties, body],
+        env=os.environ | {"BENCH_URL": os.environ["BENCH_AMQP"].partition(",")[0]},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    weakref.finalize(program, folder.cleanup)
+
+    def run(count: int) -> None:
+        assert program.stdin is not None  # noqa: S101 - opened as pipes
+        assert program.stdout is not None  # noqa: S101 - as above
+        program.stdin.write(f"{count}\n")
+        if not program.stdout.readline():
+            raise SystemExit("the client in C ended; its error stands above")
 
     return run
 
@@ -193,6 +263,23 @@ def results(*, layer: bool) -> Callable[[int], None]:
     return run
 
 
+def waits_alone() -> Callable[[int], None]:
+    """redis-py with one connection, a ready value and the same wait for disks: the floor of storing a result."""
+    client = Redis.from_url(cluster.environment()["BENCH_REDIS"])
+    replicas = client.info("replication")["connected_slaves"]
+    needed = Confirmation(replicas)
+    value = b"x" * 200  # bytes, about what a small result has
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            with client.pipeline(transaction=False) as pipe:
+                pipe.execute_command("SET", f"bench-{uuid4()}", value, "EX", 60)
+                needed.ask(pipe, 1000)
+                assert not needed.missing(pipe.execute())  # noqa: S101 - as above
+
+    return run
+
+
 def dramatiq() -> Callable[[int], None]:
     """dramatiq from eight threads: it waits for the confirm of each message."""
     from bench.dramatiq_tasks import task  # noqa: PLC0415 - as above
@@ -227,7 +314,9 @@ def _model() -> Message:
 
 CLIENTS: dict[str, Callable[[], Callable[[int], None]]] = {
     "publish_many": bulk,
+    "publish_many, queues in turn": lambda: bulk(spread=True),
     "raw py-amqp": raw_amqp,
+    "rabbitmq-c": compiled_c,
     "raw pika": raw_pika,
     "stock, confirmed, one by one": lambda: one_by_one(layer=False, confirm=True),
     "layer, one by one": lambda: one_by_one(layer=True, confirm=True),
@@ -238,6 +327,9 @@ CLIENTS: dict[str, Callable[[], Callable[[int], None]]] = {
     "layer, 64 callers, with the drill's ledger": drilled,
     "result on all disks": lambda: results(layer=True),
     "result, stock": lambda: results(layer=False),
+    "redis-py, the same wait": waits_alone,
+    "enqueue, a transaction for each": outbox.enqueued,
+    "outbox, one relay": outbox.Relayed,
     "dramatiq": dramatiq,
     "taskiq": taskiq,
 }
@@ -247,7 +339,11 @@ def main() -> None:
     """Serve one client."""
     run = CLIENTS[sys.argv[1]]()
     for line in sys.stdin:
-        run(int(line))
+        word, _, count = line.rpartition(" ")
+        if not word:
+            run(int(count))
+        elif prepare := getattr(run, "prepare", None):
+            prepare(int(count))
         print(flush=True)
 
 

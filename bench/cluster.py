@@ -21,11 +21,12 @@ from holdfast.audit.store import PREFIX
 from holdfast.environment import split_urls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 QUEUE = os.environ.get("HOLDFAST_QUEUES", "bench")  # a client's own, as the benchmark tells it
 EXCHANGE = "tasks"
 _VHOST = "holdfast"
+_NEAR = 0.75  # of the memory limit; what is said of memory is up to five seconds old
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -38,16 +39,11 @@ def environment() -> dict[str, str]:
     """
     made = _made()
     found: dict[str, str] = made["environment"]["worker"]
-    login = f"admin:{_password()}"
+    admin = f"admin:{_password()}"
     nodes = [urlsplit(url) for url in split_urls(found["HOLDFAST_BROKER_URL"])]
-    urls = [urlunsplit(url._replace(netloc=f"{login}@{url.netloc.rpartition('@')[2]}")) for url in nodes]
-    sentinels = [urlsplit(url) for url in split_urls(found["HOLDFAST_RESULT_URL"])]
-    user, password = found["HOLDFAST_SENTINEL_USERNAME"], unquote(found["HOLDFAST_SENTINEL_PASSWORD"])
-    ask = Sentinel(
-        [(str(url.hostname), url.port or 26379) for url in sentinels],
-        sentinel_kwargs={"username": user, "password": password},
-    )
-    host, port = ask.discover_master(found["HOLDFAST_SENTINEL_MASTER"])
+    urls = [urlunsplit(url._replace(netloc=f"{admin}@{url.netloc.rpartition('@')[2]}")) for url in nodes]
+    addresses, login = sentinels(found)
+    host, port = Sentinel(addresses, sentinel_kwargs=login).discover_master(found["HOLDFAST_SENTINEL_MASTER"])
     redis_login = f"admin:{quote(made['passwords']['REDIS_ADMIN_PASSWORD'], safe='')}"
     return found | {
         "HOLDFAST_BROKER_URL": ",".join(urls),
@@ -56,6 +52,17 @@ def environment() -> dict[str, str]:
         "BENCH_AMQP": ",".join(urls),
         "BENCH_REDIS": f"redis://{redis_login}@{host}:{port}/0",
     }
+
+
+def sentinels(found: Mapping[str, str]) -> tuple[list[tuple[str, int]], dict[str, str]]:
+    """Return the addresses of the Sentinels and their login.
+
+    Args:
+        found: the environment of a worker.
+    """
+    urls = [urlsplit(url) for url in split_urls(found["HOLDFAST_RESULT_URL"])]
+    login = {"username": found["HOLDFAST_SENTINEL_USERNAME"], "password": unquote(found["HOLDFAST_SENTINEL_PASSWORD"])}
+    return [(str(url.hostname), url.port or 26379) for url in urls], login
 
 
 @contextmanager
@@ -99,16 +106,27 @@ def require_quorum(name: str) -> None:
     Raises:
         SystemExit: it is of another type.
     """
-    kind = api("GET", f"queues/{_VHOST}/{name}")["type"]
+    kind = state(name)["type"]
     if kind != "quorum":
         raise SystemExit(
             f"the queue {name} is of the type {kind!r}; only quorum queues are compared: see who declares it"
         )
 
 
+def state(name: str) -> dict[str, Any]:
+    """Return what the management API says of a queue; its counts are up to five seconds old."""
+    found: dict[str, Any] = api("GET", f"queues/{_VHOST}/{name}")
+    return found
+
+
 def purge(name: str) -> None:
     """Empty a queue, so that every measurement starts alike."""
     api("DELETE", f"queues/{_VHOST}/{name}/contents")
+
+
+def pressed() -> bool:
+    """Tell whether a broker is near its memory limit, above which it blocks publishers."""
+    return any(node["mem_used"] > _NEAR * node["mem_limit"] for node in api("GET", "nodes"))
 
 
 def versions() -> dict[str, str]:
@@ -133,7 +151,9 @@ def api(method: str, path: str, body: object = None) -> Any:
 @cache
 def _made() -> dict[str, Any]:
     """Return the stack's passwords and environments."""
-    done = subprocess.run([ROOT / "scripts/passwords", "--json"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [ROOT / "scripts/passwords", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"The benchmark runs against the local stack.\n{done.stderr}")
     made: dict[str, Any] = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Processor time of everything that takes part: process groups of the benchmark, and the containers of the servers."""
+"""Processor time and memory of what takes part: process groups of the benchmark, and the containers of the servers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bench.cluster import ROOT
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _TICK = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def groups(*ids: int) -> float:
@@ -31,7 +32,27 @@ def groups(*ids: int) -> float:
 
 def servers() -> float:
     """Return the seconds of processor time that the stack's brokers and stores have used."""
-    return sum(_used(account) for account in _accounts())
+    return sum(_used(account) for account in _accounts().values())
+
+
+def brokers() -> dict[str, int]:
+    """Return the resident memory of each broker in bytes, by the name of its service."""
+    return {
+        name: sum(resident(int(pid)) for pid in account.with_name("cgroup.procs").read_text().split())
+        for name, account in sorted(_accounts().items())
+        if name.startswith("rabbit")
+    }
+
+
+def resident(process: int) -> int:
+    """Return the resident memory of a process in bytes, 0 when it has ended.
+
+    Args:
+        process: its id.
+    """
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE
+    return 0
 
 
 def machine() -> float:
@@ -50,16 +71,18 @@ def _used(account: Path) -> float:
 
 
 @cache
-def _accounts() -> list[Path]:
-    """Return the kernel's account of each container: of cgroup v2, or of v1."""
-    services = ("rabbit1", "rabbit2", "rabbit3", "redis1", "redis2", "redis3", "sentinel1", "sentinel2", "sentinel3")
+def _accounts() -> dict[str, Path]:
+    """Return the kernel's account of each service's container: of cgroup v2, or of v1."""
+    services = [f"{name}{n}" for name in ("rabbit", "redis", "sentinel") for n in (1, 2, 3)] + ["postgres"]
     ids = subprocess.run(
         ["docker", "compose", "ps", "-q", *services], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    pids = subprocess.run(
-        ["docker", "inspect", "-f", "{{.State.Pid}}", *ids], capture_output=True, text=True, check=True
-    ).stdout.split()
-    return [_account(Path(f"/proc/{pid}/cgroup").read_text()) for pid in pids]
+    answer = '{{index .Config.Labels "com.docker.compose.service"}} {{.State.Pid}}'
+    lines = subprocess.run(
+        ["docker", "inspect", "-f", answer, *ids], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    pairs = [line.split() for line in lines]
+    return {service: _account(Path(f"/proc/{pid}/cgroup").read_text()) for service, pid in pairs}
 
 
 def _account(lines: str) -> Path:

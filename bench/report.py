@@ -112,11 +112,12 @@ def table(cases: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def unjudged(cases: list[dict[str, Any]]) -> str:
+def unjudged(cases: list[dict[str, Any]], command: str) -> str:
     """Return which cases this run could not judge and how to judge them, or an empty string.
 
     Args:
         cases: as :meth:`Case.figures` returns them.
+        command: measures them again; ``{}`` stands for their names.
     """
     reasons = {
         NOISY: "The machine was too noisy to judge",
@@ -127,7 +128,7 @@ def unjudged(cases: list[dict[str, Any]]) -> str:
         names = [case["name"] for case in cases if case["verdict"] == verdict]
         if names:
             listed = ", ".join(f"`{name}`" for name in names)
-            lines.append(f'{words}: {listed}. On a quiet machine: make bench CASES="{" ".join(names)}"')
+            lines.append(f"{words}: {listed}. On a quiet machine: {command.format(' '.join(names))}")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from bench.report import Sample
 from bench.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _WARM_UP = 200  # messages
 
@@ -30,6 +30,8 @@ class Side:
         worker: one of :data:`bench.worker.COMMANDS`, or None for publishing alone.
         environment: of the client and the worker, see :mod:`bench.tasks` and :mod:`bench.apps`.
         whole: False counts the processor time of the worker alone.
+        keep: True leaves what waits in the queue; otherwise a client without a worker finds it empty.
+        after: removes what the side has left behind.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Side:
     worker: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
     whole: bool = True
+    keep: bool = False
+    after: Callable[[], None] | None = None
 
 
 class Running:
@@ -44,14 +48,14 @@ class Running:
 
     Args:
         side: what runs.
-        queue: the queue that it has for itself.
+        queues: those that it has for itself.
     """
 
-    def __init__(self, side: Side, queue: str) -> None:
+    def __init__(self, side: Side, *queues: str) -> None:
         self._side = side
-        self._queue = queue
+        self._queues = queues
         self._stack = ExitStack()
-        environment = os.environ | cluster.environment() | {"HOLDFAST_QUEUES": queue} | side.environment
+        environment = surroundings(side.environment, *queues)
         try:
             self._worker = Worker(side.worker, environment) if side.worker else None
             if self._worker:
@@ -68,7 +72,8 @@ class Running:
             self._stack.callback(self._client.communicate)
             self._stack.callback(self._client.kill)
             self.run(_WARM_UP)
-            cluster.require_quorum(queue)
+            for queue in queues:
+                cluster.require_quorum(queue)
         except BaseException:
             self.end()
             raise
@@ -80,26 +85,35 @@ class Running:
             count: messages.
         """
         before = self._worker.ran if self._worker else 0
-        if not self._worker:
-            cluster.purge(self._queue)
-        used, machine, begin = self._used(), meter.machine(), monotonic()
-        everything = self._everything()
-        self._publish(count)
-        if self._worker:
-            self._worker.reach(before + count)
-            self._worker.scrape()
-        seconds = monotonic() - begin
-        others = meter.machine() - machine - (self._everything() - everything)
-        return Sample(count / seconds, count / (self._used() - used), max(0.0, others / seconds))
+        if not self._worker and not self._side.keep:
+            for queue in self._queues:
+                cluster.purge(queue)
+        self._ask(f"prepare {count}")
+
+        def work() -> None:
+            self.publish(count)
+            if self._worker:
+                self._worker.reach(before + count)
+                self._worker.scrape()
+
+        return measured(count, work, self._everything, self._used)
+
+    def publish(self, count: int) -> None:
+        """Publish messages, as the client does.
+
+        Args:
+            count: messages.
+        """
+        self._ask(str(count))
 
     def end(self) -> None:
         """Stop the processes."""
         self._stack.close()
 
-    def _publish(self, count: int) -> None:
+    def _ask(self, line: str) -> None:
         assert self._client.stdin is not None  # noqa: S101 - opened as pipes
         assert self._client.stdout is not None  # noqa: S101 - as above
-        self._client.stdin.write(f"{count}\n")
+        self._client.stdin.write(f"{line}\n")
         self._client.stdin.flush()
         if not self._client.stdout.readline():
             raise SystemExit(f"the client {self._side.client!r} ended in a measurement; its error stands above")
@@ -113,18 +127,46 @@ class Running:
         return meter.groups(self._worker.group)
 
 
+def surroundings(extra: dict[str, str], *queues: str) -> dict[str, str]:
+    """Return the environment of a client or a worker.
+
+    Args:
+        extra: what is its own.
+        queues: those that it has for itself.
+    """
+    return os.environ | cluster.environment() | {"HOLDFAST_QUEUES": ",".join(queues)} | extra
+
+
+def measured(
+    count: int, work: Callable[[], None], everything: Callable[[], float], used: Callable[[], float]
+) -> Sample:
+    """Do some work and return what it took.
+
+    Args:
+        count: messages that the work is about.
+        work: what is measured.
+        everything: the processor time of everything that takes part, so that the rest is work of others.
+        used: the processor time that counts.
+    """
+    spent, all_of_it, machine, begin = used(), everything(), meter.machine(), monotonic()
+    work()
+    seconds = monotonic() - begin
+    others = meter.machine() - machine - (everything() - all_of_it)
+    return Sample(count / seconds, count / (used() - spent), max(0.0, others / seconds))
+
+
 @contextmanager
-def running(side: Side, queue: str) -> Iterator[Running]:
-    """Start a side, with a queue of its own, and stop it at the end."""
-    cluster.drop(*cluster.names(queue))
-    with cluster.queue(queue) if side.worker != "dramatiq" else ExitStack():  # dramatiq declares its own, which differ
-        started = None
-        try:
-            started = Running(side, queue)
-            yield started
-        finally:
-            if started:
-                started.end()
-            cluster.drop(*cluster.names(queue))
-            if "HOLDFAST_AUDIT_SHARE" in side.environment:
-                cluster.forget_notes()
+def running(side: Side, *queues: str) -> Iterator[Running]:
+    """Start a side, with queues of its own, and stop it at the end."""
+    every = [name for queue in queues for name in cluster.names(queue)]
+    cluster.drop(*every)
+    with ExitStack() as stack:
+        if side.after:
+            stack.callback(side.after)
+        stack.callback(cluster.drop, *every)
+        if side.worker != "dramatiq":  # it declares its own, which differ
+            for queue in queues:
+                stack.enter_context(cluster.queue(queue))
+        started = Running(side, *queues)
+        stack.callback(started.end)
+        yield started

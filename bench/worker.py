@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from urllib.request import urlopen
@@ -15,7 +16,7 @@ _PATIENCE = 60  # seconds for a worker to start, or to run the next task
 _PROCESSES = "2"
 COMMANDS = {
     "celery": [
-        "celery", "-A", "bench.tasks", "worker", "-c", _PROCESSES, "-l", "ERROR", "-n", "bench-%i@%h",
+        "celery", "-A", "bench.tasks", "worker", "-c", _PROCESSES, "-l", "ERROR", "-n", "{queue}@%h",
         "--without-gossip", "--without-mingle", "--without-heartbeat",
     ],
     "dramatiq": ["dramatiq", "bench.dramatiq_tasks", "--processes", _PROCESSES, "--threads", "8"],
@@ -42,7 +43,8 @@ class Worker:
         self._port = environment.get("HOLDFAST_METRICS_PORT")
         with self._log.open("w") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", *COMMANDS[kind]],
+                # two workers of one name would both want its queue for commands
+                [sys.executable, "-m", *(word.format(queue=environment["HOLDFAST_QUEUES"]) for word in COMMANDS[kind])],
                 env=environment | {"HOLDFAST_PULSE_DIR": self._folder.name, "BENCH_TALLY": str(self._tally)},
                 stdout=log,
                 stderr=log,
@@ -83,6 +85,7 @@ class Worker:
 
     def end(self) -> None:
         """Kill its process group."""
-        os.killpg(self.group, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(self.group, signal.SIGKILL)
         self._child.wait()
         self._folder.cleanup()
