@@ -1,6 +1,6 @@
 # Every target calls one script in one line. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: bench drill help up down clean status monitor logs passwords secrets render reference site pins audit test test-all test-long test-next test-production lint env lab lab-down play
+.PHONY: bench bench-growth bench-recovery drill help up down clean status monitor logs passwords secrets render reference site pins audit test test-all test-long test-next test-production lint env lab lab-down play
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -59,8 +59,8 @@ test: ## run the static checks, the unit tests, and the tests of the guarantee, 
 test-all: ## run what make test leaves out: every other test on the stack, then the playbooks on bare hosts
 	@scripts/test-all
 
-test-long: env ## run the tests that take long: many faults on the running stack, each framework, the doctor beside each Celery
-	@.venv/bin/pytest -m long
+test-long: env ## run the tests that take long: more faults on the stack, playbooks on this machine, other servers, each framework
+	@.venv/bin/pytest -m "long or slow"
 
 test-next: env ## run the library's unit tests with the newest celery, kombu and redis-py, pre-releases too; reports only
 	@scripts/test-next
@@ -73,6 +73,12 @@ drill: env ## break the running stack on purpose and count what was lost (SET=sm
 
 bench: ## compare with stock, dramatiq, taskiq and raw clients: table, JSON, picture (CASES="stock ..." AGAINST=FILE)
 	@scripts/env --group bench && .venv/bin/python -m bench $(if $(AGAINST),--against $(AGAINST)) $(CASES)
+
+bench-recovery: ## kill worker, broker and Redis primary under the same systems: who works again when (FAULTS="broker redis")
+	@scripts/env --group bench && .venv/bin/python -m bench.recovery $(FAULTS)
+
+bench-growth: ## measure the speed with a backlog and over queues, connections, sizes (PARTS="backlog ..." WAITING=20000)
+	@scripts/env --group bench && .venv/bin/python -m bench.growth $(if $(WAITING),--waiting $(WAITING)) $(PARTS)
 
 lint: env ## run only the static checks
 	@scripts/lint

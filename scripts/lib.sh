@@ -104,6 +104,26 @@ stack_exists() {
   [[ -n $(docker ps --all --quiet --filter "label=com.docker.compose.project=$project") ]]
 }
 
+# other_checkout: the folder of another checkout that has started the stack of this name. One that is gone was moved.
+other_checkout() {
+  local folder
+  while read -r folder; do
+    if [[ -e $folder/compose.yaml && ! $folder -ef $root ]]; then
+      say "$folder"
+      return
+    fi
+  done < <(docker ps --all --filter "label=com.docker.compose.project=$project" \
+    --format '{{.Label "com.docker.compose.project.working_dir"}}' 2>/dev/null | sort -u)
+}
+
+# refuse_other_checkout NEXT: for what would stop or replace the containers of another checkout.
+refuse_other_checkout() {
+  local there
+  there=$(other_checkout)
+  [[ -z $there ]] || die "a stack '$project' that was started in $there, not in $root" \
+    "one checkout for a stack: another one would take its containers and its network away" "$1"
+}
+
 # on_the_stack COMMAND...: runs a command on the running stack, which it starts when needed, and leaves the stack as it
 # found it: running, stopped with its data, or not there at all.
 on_the_stack() {

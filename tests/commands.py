@@ -29,9 +29,9 @@ COMPOSE = {"up", "down", "ps", "stop", "start", "restart", "logs", "exec", "run"
 SUPERVISOR = {"status", "start", "stop", "restart", "signal", "update"}
 PROGRAMS = {  # taken at their word here; those of the servers are asked for their commands on the running stack
     "$EDITOR", ".", "ansible", "ansible-galaxy", "ansible-vault", "cat", "cd", "celery", "curl", "date", "df",
-    "django-admin", "done", "du", "echo", "export", "flask", "for", "git", "journalctl", "mv", "openssl", "python3",
-    "rabbitmq-diagnostics", "rabbitmq-queues", "rabbitmq-upgrade", "rabbitmqctl", "redis-cli", "set", "ssh",
-    "systemctl", "uvicorn",
+    "django-admin", "done", "du", "echo", "export", "flask", "for", "git", "journalctl", "kubectl", "mv", "openssl",
+    "python3", "rabbitmq-diagnostics", "rabbitmq-queues", "rabbitmq-upgrade", "rabbitmqctl", "redis-check-aof",
+    "redis-cli", "set", "ssh", "systemctl", "uvicorn",
 }  # fmt: skip
 
 

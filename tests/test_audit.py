@@ -289,7 +289,11 @@ def test_a_worker_is_told_its_own_secrets_alone(tmp_path: Path) -> None:
     play = {
         "hosts": "all",
         "gather_facts": False,
-        "vars": {"holdfast_passwords": {name: f"secret of {name}" for name in every}},
+        "vars": {
+            "holdfast_passwords": {name: f"secret of {name}" for name in every},
+            "rabbitmq_external": {},
+            "redis_external": {},
+        },
         "vars_files": [str(role / "vars/main.yml")],
         "tasks": [{"ansible.builtin.debug": {"msg": {"told": look["secrets"]}}}],
     }

@@ -31,6 +31,7 @@ GOES_ON: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def run(folder: Path, *plays: dict[str, Any]) -> str:
     """Run plays in check mode on three servers, of which one does not answer, and on a worker; return what is said."""
     children = {name: {"hosts": dict.fromkeys(SERVERS)} for name in ("rabbitmq", "redis", "sentinel")}
@@ -46,11 +47,13 @@ def run(folder: Path, *plays: dict[str, Any]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_no_host_goes_on_while_a_server_does_not_answer(tmp_path: Path) -> None:
     said = run(tmp_path, {"ansible.builtin.import_playbook": str(PARTS / "ready.yml")}, GOES_ON)
     assert "work1 goes on" not in said
 
 
+@pytest.mark.slow
 def test_a_host_that_was_lost_on_the_way_ends_the_run(tmp_path: Path) -> None:
     assert "work1 goes on" in run(tmp_path, LOSE, GOES_ON), "Ansible itself ends the run"
     said = run(tmp_path, LOSE, {"ansible.builtin.import_playbook": str(PARTS / "reached.yml")}, GOES_ON)

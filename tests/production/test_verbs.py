@@ -14,6 +14,7 @@ import shutil
 import ssl
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -28,7 +29,9 @@ from redis.retry import Retry
 
 from ..facts import FACTS
 from ..lab.lab import ROOT, TLS, accepts, container
+from ..stack.stack import wait_until
 from .lab import LOGS
+from .watch import Receiver, complete
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +44,8 @@ ROLES = (
     "common", "firewall", "tls", "rabbitmq", "redis", "sentinel", "lab_database", "app", "workers", "beat", "relay",
     "exporters", "prometheus", "alertmanager",
 )  # fmt: skip
+PLAYED = ("tests/lab/test_doors.py", "tests/lab/test_secrets.py")  # they run playbooks many times
+CLUSTER = 9094  # port of Alertmanager's cluster
 LEDGERS = "/var/lib/holdfast/drill"  # what tasks have noted for the drill
 
 
@@ -110,8 +115,13 @@ def test_verify(lab: Lab) -> None:
 
 
 def test_guarded(lab: Lab) -> None:
-    """Doors, firewall, sandboxes and the database's TLS: the tests of tests/lab, which leave the hosts as they were."""
-    lab.run(sys.executable, "-m", "pytest", "--verbose", "tests/lab")
+    """Firewall, sandboxes, certificates, the database's TLS: tests of tests/lab, which leave the hosts as they were."""
+    lab.run(sys.executable, "-m", "pytest", "--verbose", "tests/lab", *(f"--ignore={path}" for path in PLAYED))
+
+
+def test_doors(lab: Lab) -> None:
+    """Each door is opened, and ``verify`` names it; no playbook tells a secret."""
+    lab.run(sys.executable, "-m", "pytest", "--verbose", *PLAYED)
 
 
 def test_again(lab: Lab) -> None:
@@ -408,6 +418,52 @@ def lose(lab: Lab, host: str) -> None:
 def test_drill(lab: Lab) -> None:
     drill = ROOT / ".venv/bin/python"
     lab.run(drill, "-m", "drill", "run", "--inventory", lab.inventory, "--set", "smoke", "--seed", "1")
+
+
+def test_watched(lab: Lab) -> None:
+    """Two hosts watch everything and each other; somebody outside misses the signs of life when both are silent."""
+    everything = lab.described()
+    groups = everything["children"]
+    (first,) = groups["prometheus"]["hosts"]
+    second = next(host for host in groups["rabbitmq"]["hosts"] if host != first)
+    for name in ("prometheus", "alertmanager"):
+        groups[name] = {"hosts": {first: {}, second: {}}}
+    two = lab.changed_inventory("watched", everything)
+    (two / "tls").symlink_to(lab.inventory / "tls")  # the authority of these hosts
+    for name in ("firewall", "alertmanager", "prometheus"):
+        lab.play("role", "--extra-vars", f"role={name}", INVENTORY=two)
+    for name in ("alertmanager", "prometheus"):
+        lab.unchanged("role", "--extra-vars", f"role={name}", INVENTORY=two)
+    for host in (first, second):
+        wait_until(partial(complete, lab, host, 2), "it reads everything, the other one too", 120)
+    lab.play("verify", INVENTORY=two)
+    assert accepts(first, f"{TLS}/client", CLUSTER)
+    assert not accepts(first, f"{TLS}/server", CLUSTER), "the cluster asks for the certificate of a client"
+
+    address = lab.on(next(iter(groups["lab_receiver"]["hosts"])), "hostname", "--all-ip-addresses").split()[0]
+    receiver = Receiver(f"http://{address}:8025")
+    lab.tell(f"seconds between signs of life: {receiver.come(3)}")
+    lab.on(second, "systemctl", "stop", "prometheus", "prometheus-alertmanager")
+    for job in ("prometheus", "alertmanager"):
+        told = partial(receiver.told, alertname="ScrapeTargetDown", job=job, instance=second)
+        wait_until(told, f"the other one tells that {job} is away", 300)
+    receiver.come(1)
+    lab.on(second, "systemctl", "start", "prometheus-alertmanager", "prometheus")
+    wait_until(partial(complete, lab, first, 2), "the second one is back", 120)
+
+    stopped = time.time()
+    for host in (first, second):
+        lab.on(host, "systemctl", "stop", "prometheus")
+    lab.tell(f"the last sign of life came {receiver.end() - stopped:.0f} s after Prometheus was stopped")
+    for host in (first, second):
+        lab.on(host, "systemctl", "start", "prometheus")
+    receiver.come(2)
+
+    units = ("prometheus", "prometheus-alertmanager", "prometheus-redis-exporter")
+    lab.on(second, "systemctl", "disable", "--now", *units)
+    for name in ("firewall", "alertmanager", "prometheus"):
+        lab.play("role", "--extra-vars", f"role={name}")
+    lab.play("verify")
 
 
 def test_gone(lab: Lab) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.scripts.conftest import Machine
 
 NOBODY = 65534
@@ -105,3 +108,45 @@ def test_a_newer_rabbitmq_is_taken(machine: Machine, image: str) -> None:
 def test_everything_that_is_wrong_is_said_at_once(machine: Machine) -> None:
     said = refused(machine, "no Docker", "no 'docker compose'", HOLDFAST_MIN_MEMORY_MIB="99999999")
     assert "MiB of memory" in said
+
+
+@pytest.fixture
+def other(machine: Machine) -> Path:
+    """Another checkout, which has started the stack."""
+    folder = machine.checkout.parent / "other checkout"
+    folder.mkdir()
+    (folder / "compose.yaml").touch()
+    machine.docker(running=str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(("script", "step"), [("up", "COMPOSE_PROJECT_NAME=second"), ("down", "'make down' there")])
+def test_the_stack_of_another_checkout_is_not_touched(machine: Machine, other: Path, script: str, step: str) -> None:
+    refused(machine, f"started in {other}", step, script=script)
+    assert not [call for call in machine.calls("docker").read_text().splitlines() if not call.startswith("ps ")]
+
+
+def test_a_second_stack_is_asked_for_by_its_own_name(machine: Machine) -> None:
+    machine.docker()
+    machine.run("up", COMPOSE_PROJECT_NAME="second")
+    asked = machine.calls("docker").read_text()
+    assert "label=com.docker.compose.project=second" in asked
+    assert "label=com.docker.compose.project=holdfast" not in asked
+
+
+@pytest.mark.parametrize("why", ["moved", "linked", "own"])
+def test_a_checkout_goes_on_with_its_own_stack(machine: Machine, other: Path, why: str) -> None:
+    """Also in a folder that was moved, or that is reached by another path."""
+    (machine.checkout / "compose.yaml").touch()
+    shutil.rmtree(other)
+    if why == "linked":
+        other.symlink_to(machine.checkout)
+    if why == "own":
+        machine.docker(running=str(machine.checkout))
+    run = machine.run("down")
+    assert run.returncode == 0, run.stderr
+    assert "compose --project-name holdfast down" in machine.calls("docker").read_text()
+
+
+def test_clean_says_whose_stack_it_removes(machine: Machine, other: Path) -> None:
+    assert f"network of the stack, which was started in {other}" in machine.run("clean").stdout

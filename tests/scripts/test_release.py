@@ -15,6 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PATH = f"{os.environ['PATH']}{os.pathsep}{ROOT / 'build/uv/bin'}"  # where scripts/env puts uv
 TASKS = 'from celery import Celery\n\nimport holdfast\n\napp = holdfast.install(Celery("{0}"))\n'

@@ -54,7 +54,7 @@ def test_every_hook_is_a_check_of_lint() -> None:
 def stack(machine: Machine) -> Machine:
     """Return a machine whose Docker notes what it is asked for and has one volume of the stack."""
     machine.program("docker", 'case "$*" in "volume ls"*) echo holdfast_rabbit1 ;; ps*) echo 0123456789ab ;; esac')
-    for name in ("build/ledger/run/report.html", "build/bench.json", "build/logs/up.log"):
+    for name in ("build/ledger/run/report.html", "build/bench.json", "build/recovery.json", "build/logs/up.log"):
         (machine.checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (machine.checkout / name).touch()
     (machine.checkout / ".env").write_text("OWN=1\nHOLDFAST_MTU=1400\nBROKER=redis\n")
@@ -87,10 +87,11 @@ def test_clean_names_and_removes_all_that_up_made(stack: Machine) -> None:
 def test_clean_keeps_what_drills_and_measurements_have_found_and_says_so(stack: Machine) -> None:
     run = stack.run("clean", "-y")
     assert run.returncode == 0, run.stderr
-    for name in ("build/ledger", "build/bench.json"):
+    for name in ("build/ledger", "build/bench.json", "build/recovery.json"):
         assert f"{stack.checkout / name}" in run.stdout
     assert (stack.checkout / "build/ledger/run/report.html").exists()
     assert (stack.checkout / "build/bench.json").exists()
+    assert (stack.checkout / "build/recovery.json").exists()
 
 
 def test_clean_takes_its_own_lines_out_of_the_settings_and_no_others(stack: Machine) -> None:

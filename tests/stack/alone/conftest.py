@@ -37,9 +37,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["redis", "valkey/valkey"])
+@pytest.fixture(scope="module", params=["redis", pytest.param("valkey/valkey", marks=pytest.mark.long)])
 def store(request: pytest.FixtureRequest) -> str:
-    """The image of each server that may hold the results; the running stack has one of them only."""
+    """The image of each server that may hold the results; the running stack has one of them only.
+
+    Valkey is long: its image is built for these tests alone.
+    """
     name = image(request.param)
     subprocess.run([ROOT / "scripts/images", "server", name], check=True)
     return name

@@ -45,17 +45,17 @@ def note(step):
     with open(os.environ["LEDGER"], "a") as ledger:
         ledger.write(step + "\\n")
 
-@app.task(name="again", bind=True, max_retries=1)
+@app.task(shared=False, name="again", bind=True, max_retries=1)
 def again(self, step):
     if not self.request.retries:
         raise self.retry(countdown=1)
     note(step)
 
-@app.task(name="first")
+@app.task(shared=False, name="first")
 def first():
     note("first")
 
-@app.task(name="broken")
+@app.task(shared=False, name="broken")
 def broken():
     raise ValueError("for good")
 """

@@ -28,7 +28,8 @@ from ..mariadb import scratch_database, server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.stack  # needs the engine and the images that `make up` provides
+# needs the engine; long: what these tests ask is asked of SQLite and PostgreSQL, too
+pytestmark = [pytest.mark.stack, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "redis_data_dir": "/data",
         "sentinel_data_dir": "/data",
         "sentinel_quorum": 1,
+        "alertmanager_heartbeat_url": "http://127.0.0.1:8025/heartbeat",
     }
     values["tls_dir"] = TLS
     (folder / "bin").mkdir()
@@ -66,14 +67,20 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for path in (folder / "out/secret").rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # the servers run as users of their own
-    certificate(folder / "tls")
+    certificate(folder / "tls", "127.0.0.1")
     return folder
 
 
-def certificate(folder: Path) -> None:
-    """Write an authority for this hour, and a certificate of it for each profile, as the role `tls` does."""
+def certificate(folder: Path, *addresses: str) -> None:
+    """Write an authority for this hour, and a certificate of it for each profile, as the role `tls` does.
+
+    Args:
+        folder: is made.
+        addresses: of the hosts that show the certificate.
+    """
     folder.mkdir()
     now = datetime.datetime.now(datetime.UTC)
+    names = [x509.IPAddress(ip_address(address)) for address in addresses]
     authority = ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "authority")])
     usages = {
@@ -89,7 +96,7 @@ def certificate(folder: Path) -> None:
             .not_valid_before(now - datetime.timedelta(minutes=5))
             .not_valid_after(now + datetime.timedelta(hours=1))
             .add_extension(x509.BasicConstraints(ca=usage is None, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
         )
         if usage:
             builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
