@@ -17,12 +17,13 @@ from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Exchange, Producer, Queue
+from kombu.exceptions import EncodeError
 from kombu.serialization import register_json, registry
 
 from holdfast.app import install
 from holdfast.published import PUBLISHED_AT
 from holdfast.publisher.many import _wires, wires_of
-from holdfast.publisher.message import Message
+from holdfast.publisher.message import Message, Wire
 from holdfast.publisher.template import Templates, plain_repr
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30)
@@ -393,3 +394,28 @@ def test_a_soft_time_limit_ends_a_bulk_and_not_one_signature(monkeypatch: pytest
     monkeypatch.setattr("holdfast.publisher.many.wires_of", strike)
     with pytest.raises(SoftTimeLimitExceeded):
         list(_wires(OURS, [OURS.tasks["pair"].s(1)]))
+
+
+@pytest.mark.parametrize("learnt", [0, 2], ids=["built by Celery", "by template"])
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), TypeError("a control: arguments that cannot be sent")])
+def test_a_soft_time_limit_inside_the_serializer_is_no_fault_of_the_arguments(learnt: int, error: Exception) -> None:
+    stock, strikes = registry._encoders["json"], False
+
+    def encode(body: object) -> Any:
+        if strikes:
+            raise error
+        return stock.encoder(body)
+
+    registry.register("json", encode, None, "application/json", "utf-8")
+    try:
+        wires = _wires(OURS, [OURS.tasks["pair"].s(number) for number in range(learnt + 1)])
+        assert all(isinstance(next(wires), Wire) for _ in range(learnt))
+        strikes = True
+        if isinstance(error, SoftTimeLimitExceeded):
+            with pytest.raises(SoftTimeLimitExceeded):
+                next(wires)
+        else:
+            assert isinstance(next(wires), EncodeError)
+    finally:
+        registry.unregister("json")
+        register_json()

@@ -6,6 +6,7 @@ import json
 import socketserver
 import threading
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from celery import Celery, states
 from celery.exceptions import BackendGetMetaError
 from celery.exceptions import TimeoutError as ResultTimeout
 from celery.result import ResultSet
+from kombu.exceptions import EncodeError
 from redis.exceptions import (
     BusyLoadingError,
     DataError,
@@ -161,6 +163,21 @@ def test_a_time_limit_that_hits_while_storing_is_not_a_failed_task(
         raise SoftTimeLimitExceeded
 
     monkeypatch.setattr(backend, "get", cut)
+    with pytest.raises(PutBack):
+        backend.store_result("id", 1, "SUCCESS")
+
+
+def test_a_time_limit_that_hits_while_a_result_is_serialised_is_not_a_failed_task(
+    backend: DurableSentinelBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(error: Exception, *_args: Any) -> None:
+        raise EncodeError(error) from error  # as kombu does with whatever an encoder raises
+
+    monkeypatch.setattr(backend, "get", lambda _key: None)  # nothing is stored yet
+    monkeypatch.setattr(backend, "encode", partial(cut, TypeError("a set")))
+    with pytest.raises(EncodeError, match="a set"):  # the control: it can never be stored
+        backend.store_result("id", 1, "SUCCESS")
+    monkeypatch.setattr(backend, "encode", partial(cut, SoftTimeLimitExceeded()))
     with pytest.raises(PutBack):
         backend.store_result("id", 1, "SUCCESS")
 

@@ -14,6 +14,7 @@ from kombu import Producer
 
 from holdfast.audit import marks
 from holdfast.publisher.errors import Refused
+from holdfast.serialization import limit_passes
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -188,9 +189,10 @@ def prepare(
     exchange, properties["delivery_mode"] = _encoder._delivery_details(exchange, delivery_mode)
     if expiration is not None:
         properties["expiration"] = str(int(expiration * 1000))
-    data, content_type, content_encoding = _encoder._prepare(
-        body, serializer, content_type, content_encoding, compression, headers
-    )
+    with limit_passes():
+        data, content_type, content_encoding = _encoder._prepare(
+            body, serializer, content_type, content_encoding, compression, headers
+        )
     raw = data.encode(content_encoding or "utf-8") if isinstance(data, str) else data
     return Message(
         exchange,

@@ -22,6 +22,7 @@ from holdfast.mixin import is_celerys
 from holdfast.published import PUBLISHED_AT, now
 from holdfast.publisher.durable_amqp import DurableAMQP
 from holdfast.publisher.message import Message, Wire
+from holdfast.serialization import limit_passes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -105,7 +106,8 @@ class Template:
             parts += (piece, value)
         parts[1] = _LONG.pack(size)
         parts += (self._before_id, _short(raw_id), self._after_id, _short(reply_to.encode()), self._after_reply_to)
-        _, encoding, data = dumps((args, kwargs, _EMBED), self._serializer)
+        with limit_passes():
+            _, encoding, data = dumps((args, kwargs, _EMBED), self._serializer)
         body = data.encode(encoding) if isinstance(data, str) else data
         return Wire(
             task_id,

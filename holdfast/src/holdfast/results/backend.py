@@ -23,6 +23,7 @@ from holdfast.results.confirm import Confirmation, NotReplicated, advice
 from holdfast.results.news import News
 from holdfast.results.refusal import Judge, ResultRefused, max_bytes
 from holdfast.results.store import Patience, reason, transient
+from holdfast.serialization import limit_passes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -315,7 +316,8 @@ class DurableBackend(ChordBackend):
         if hasty and monotonic() < self._down_until:
             raise PutBack(f"{what} cannot be stored: the result store was down a moment ago")
         try:
-            yield
+            with limit_passes():
+                yield
         except (RedisError, OSError, SoftTimeLimitExceeded) as error:
             if isinstance(error, RedisError) and not transient(error):
                 raise ResultRefused(f"{what} can never be stored: {reason(error)}{advice(error)}") from error
