@@ -259,7 +259,7 @@ def of_host(hostvars: Mapping[str, Mapping[str, Any]], host: str) -> Mapping[str
     if not isinstance(hostvars, HostVars):
         return hostvars[host]
     seen = {**hostvars.raw_get(host), "hostvars": hostvars}
-    return HostVarsVars(seen, loader=hostvars._loader, host=host)  # type: ignore[no-any-return]
+    return HostVarsVars(seen, loader=hostvars._loader, host=host)  # type: ignore[no-any-return]  # Ansible has no types
 
 
 def address(host: str, variables: Mapping[str, Any]) -> Iterator[str]:

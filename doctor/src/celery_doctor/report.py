@@ -59,15 +59,20 @@ class Report:
         return self.subject.spell(text)
 
     @property
-    def settings(self) -> list[str]:
-        """The settings that answer what was found, as lines of Python in the application's form."""
-        values: dict[str, Value] = {}
+    def values(self) -> dict[str, Value]:
+        """The settings that answer what was found; two answers to one dictionary are one dictionary."""
+        found: dict[str, Value] = {}
         for one in self.of(State.FOUND):
             for name, value in one.sets.items():
-                kept = values.get(name, {})
-                values[name] = value if isinstance(value, str) or isinstance(kept, str) else {**kept, **value}
-        usable = {name: value for name, value in values.items() if not too_new(name)}
-        late = {name: value for name, value in values.items() if too_new(name)}
+                kept = found.get(name, {})
+                found[name] = value if isinstance(value, str) or isinstance(kept, str) else {**kept, **value}
+        return found
+
+    @property
+    def settings(self) -> list[str]:
+        """These settings as lines of Python in the application's form."""
+        usable = {name: value for name, value in self.values.items() if not too_new(name)}
+        late = {name: value for name, value in self.values.items() if too_new(name)}
         return [*self.subject.dialect.block(usable), *self.subject.dialect.block(late)]
 
     @property

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     see="celery#8588",
 )
 def always_retry(subject: Subject) -> str | None:
-    if not subject.results or subject.durable_results or subject.get("result_backend_always_retry"):
-        return None
-    if subject.results == "rpc":  # it publishes its results and does not read the setting
+    reads_it = subject.results not in {"", "rpc"}  # rpc publishes its results
+    if not reads_it or subject.durable_results or subject.get("result_backend_always_retry"):
         return None
     return "result_backend_always_retry is off"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,10 +14,20 @@ from drill.cli import Places, main
 from drill.cli.show import Lines
 from drill.judge import checker
 from drill.run.drill import Progress
-from drill.targets import Target, TargetError
+from drill.targets import Logins, Target, TargetError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from drill.run.drill import Options
+
+
+class Set(FakeTarget):
+    """A target whose application has an environment."""
+
+    def logins(self) -> Logins:
+        return Logins(lambda name: name, {"HOLDFAST_BROKER_URL": "of-the-stack"})
 
 
 def refusing() -> Target:
@@ -51,13 +62,40 @@ def test_a_fault_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert "There is no fault broker-flood." in result.output
 
 
-def test_a_broker_that_the_shell_names_for_celery_is_not_that_of_the_load(
+@pytest.mark.parametrize(
+    "name", ["CELERY_BROKER_URL", "HOLDFAST_BROKER_URL", "HOLDFAST_TLS_CA", "DJANGO_SETTINGS_MODULE"]
+)
+def test_servers_of_an_application_that_the_shell_names_get_no_load(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {name: "an-application", "HOLDFAST_NET": "172.30.90", "PATH": "/bin"})
+    monkeypatch.setattr("drill.cli.places.Stack", lambda *_: True)
+    assert Places(tmp_path, tmp_path, Set).stack
+    assert "an-application" not in os.environ.values()
+    assert os.environ["HOLDFAST_BROKER_URL"] == "of-the-stack"
+    assert os.environ.items() >= {"HOLDFAST_NET": "172.30.90", "PATH": "/bin"}.items(), "the drill's own and the rest"
+
+
+def test_a_command_beside_the_load_has_the_environment_of_the_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CELERY_BROKER_URL", "redis://an-application")
+    monkeypatch.setattr(os, "environ", {**os.environ, "HOLDFAST_BROKER_URL": "of-the-shell"})
     monkeypatch.setattr("drill.cli.places.Stack", lambda *_: True)
-    assert Places(tmp_path, tmp_path, FakeTarget).stack
-    assert "CELERY_BROKER_URL" not in os.environ
+    found = tmp_path / "found"
+
+    def execute(places: Places, _options: Options, faults: Iterable[str], *_: Any, **__: Any) -> Any:
+        assert places.stack
+        assert os.environ["HOLDFAST_BROKER_URL"] == "of-the-stack"
+        assert not list(faults)
+        return None, SimpleNamespace(word=checker.PASS, counts=SimpleNamespace(unknown=[]))
+
+    monkeypatch.setattr("drill.cli.runs._execute", execute)
+    monkeypatch.setattr("drill.targets.mine", Set, raising=False)
+    command = ["sh", "-c", f'printf "%s" "$HOLDFAST_BROKER_URL" >{found}']
+    arguments = ["--build", str(tmp_path), "beside", "--target", "drill.targets:mine", "--", *command]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert found.read_text() == "of-the-shell"
 
 
 def test_a_log_gets_one_line_for_each_step(capsys: pytest.CaptureFixture[str]) -> None:

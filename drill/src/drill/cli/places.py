@@ -14,10 +14,20 @@ from drill.targets.stack import Stack
 from webhooks.app import app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from drill.targets import Target
+
+FOREIGN = ("CELERY_", "DJANGO_", "HOLDFAST_", "PYTHONPATH")  # of an application that the shell has loaded, too
+KEPT = (  # but these are of the drill itself, of compose.yaml and of the lab
+    "HOLDFAST_DRILL_", "HOLDFAST_ADDRESS", "HOLDFAST_MTU", "HOLDFAST_NET", "HOLDFAST_RABBITMQ_IMAGE", "HOLDFAST_LAB_"
+)  # fmt: skip
+
+
+def ours(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what may lead elsewhere: Celery obeys ``CELERY_BROKER_URL`` before any setting."""
+    return {name: value for name, value in variables.items() if name.startswith(KEPT) or not name.startswith(FOREIGN)}
 
 
 class Places:
@@ -69,16 +79,15 @@ class Places:
 
     @cached_property
     def stack(self) -> Stack:
-        """The stack on the target; the environment of its application is that of this process from now on.
+        """The stack on the target; the environment of its application replaces that of another in this process.
 
         Raises:
             TargetError: the target refuses, or is not there.
         """
         logins = self.target.logins()
-        for name in [name for name in os.environ if name.startswith("CELERY_")]:
-            del os.environ[name]  # Celery obeys CELERY_BROKER_URL before any setting: the load would go there
-        for name, value in logins.environment.items():
-            os.environ.setdefault(name, value)
+        for name in os.environ.keys() - ours(os.environ).keys():
+            del os.environ[name]
+        os.environ.update(logins.environment)
         return Stack(self.target, logins.password, app)
 
     def annotations(self) -> Annotations | None:

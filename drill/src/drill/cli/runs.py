@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shlex
 import shutil
@@ -162,11 +163,11 @@ def beside(places: Places, command: tuple[str, ...], seed: int, rate: float, pub
     """
     if not shutil.which(command[0]):
         raise click.UsageError(f"There is no program {command[0]}. Next: drill beside -- COMMAND")
-    code = 0
+    code, shell = 0, dict(os.environ)  # the stack's environment replaces it in this process
 
     def run_it() -> Iterator[str]:
         nonlocal code
-        code = subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, env=shell, check=False).returncode
         places.target.refresh()  # the command may have changed passwords
         yield from ()
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drill.cli.group import known, main
+from drill.cli.places import ours
 from drill.cli.show import Lines
 from drill.faults import REGISTRY
 from drill.judge import checker
@@ -28,8 +29,6 @@ from drill.selftest.virtual_host import use_redis, use_vhost
 from drill.targets.compose import Compose
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from drill.cli.places import Places
 
 
@@ -43,10 +42,6 @@ POWER_ROUND = (
     "power-twice",
     "power-roll-over",
 )
-FOREIGN = ("CELERY_", "DJANGO_", "HOLDFAST_", "PYTHONPATH")  # of an application that the shell has loaded, too
-KEPT = (  # but these are of the drill itself and of compose.yaml
-    "HOLDFAST_DRILL_", "HOLDFAST_ADDRESS", "HOLDFAST_MTU", "HOLDFAST_NET", "HOLDFAST_RABBITMQ_IMAGE"
-)  # fmt: skip
 SHOWN = ("acknowledged", "lost", "result_lost", "effect_lost", "unknown", "extra")
 
 
@@ -169,11 +164,6 @@ def set_up_(
     click.echo(folder)
 
 
-def _ours(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what may lead elsewhere: Celery obeys ``CELERY_BROKER_URL`` before any setting."""
-    return {name: value for name, value in variables.items() if name.startswith(KEPT) or not name.startswith(FOREIGN)}
-
-
 def _spare_folder(places: Places) -> Path:
     return places.build / "drill/spare"
 
@@ -195,7 +185,7 @@ def run_set_up(
     """
     target = Compose(places.project)
     logins = target.logins()
-    variables = _ours(os.environ) | dict(logins.worker)  # its workers run here, with its publishers
+    variables = ours(os.environ) | dict(logins.worker)  # its workers run here, with its publishers
     variables |= {"DRILL_VARIANT": "control" if control else name, "DRILL_LEDGER": str(places.ledgers)}
     variables["C_FORCE_ROOT"] = "1"  # Celery starts no worker of root that reads pickle; all messages are the drill's
     scenario = find(name)

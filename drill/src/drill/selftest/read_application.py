@@ -14,7 +14,7 @@ from typing import Any
 import celery
 
 from celery_doctor import application, rules
-from celery_doctor.dialect import OPTIONS, Value
+from celery_doctor.dialect import OPTIONS
 from celery_doctor.load import CouldNotLoadError, load, own_output
 from celery_doctor.report import Report
 
@@ -24,16 +24,13 @@ QUEUES = ("task_queues", "task_default_queue", "task_default_exchange", "task_de
 OF_TASKS = ("acks_late", "ignore_result", "reject_on_worker_lost")  # what a task or its class may decide by itself
 
 
-def is_text(key: Any) -> bool:
-    """Whether a key stays what it is in JSON."""
-    return isinstance(key, str)
-
-
 def plain(value: Any) -> Any:
     """Return a value as JSON holds it, or ``LEFT``; a dictionary without the entries that JSON would change."""
     if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            return LEFT
         kept = {key: plain(part) for key, part in value.items()}
-        return {key: part for key, part in kept.items() if part != LEFT} if all(map(is_text, value)) else LEFT
+        return {key: part for key, part in kept.items() if part != LEFT}
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError):
@@ -59,12 +56,8 @@ with own_output() as output:
     own = {name: plain(subject.get(name)) for name in mine}
     by_tasks = {name: value for name, value in decided(subject.tasks).items() if value != subject.get(name)}
     replaced = {"broker_transport_options"} if subject.broker == "redis" else set()  # they go with the broker
-    written: dict[str, Value] = {}  # to what the application sets itself; the library's defaults answer the rest
-    for finding in report.of(rules.State.FOUND):
-        for name, value in finding.sets.items():
-            if name in own and name not in by_tasks and name not in replaced and value != repr(own[name]):
-                kept = written.get(name, {})
-                written[name] = value if isinstance(value, str) or isinstance(kept, str) else {**kept, **value}
+    asked = own.keys() - by_tasks.keys() - replaced  # what the application sets; the library's defaults answer the rest
+    written = {name: value for name, value in report.values.items() if name in asked and value != repr(own[name])}
     answers = {
         name: {key: ast.literal_eval(part) for key, part in value.items()}
         if isinstance(value, dict)
