@@ -100,7 +100,7 @@ def test_news_after_the_connection_was_cut_take_another_one() -> None:
 def _closed(news: News) -> bool:
     """Tell whether the end of the connection has arrived here."""
     poller = select.poll()
-    poller.register(vars(news._here)["connection"]._sock, select.POLLRDHUP)
+    poller.register(news._idle[0]._connection._sock, select.POLLRDHUP)
     return bool(poller.poll(0))
 
 
@@ -126,12 +126,70 @@ def test_threads_and_forked_children_have_connections_of_their_own() -> None:
         news.tell(client, ("channel", "again"))
         wait_for(lambda: len(primary.heard) == 4)
         assert sorted(primary.heard) == [b"again", b"child", b"parent", b"thread"]
-        assert len(primary.connections) == 3
+        assert len(primary.connections) == 2, "the thread's turn came while nobody else published"
+
+
+def test_however_many_threads_publish_the_pool_is_left_alone() -> None:
+    with serving() as primary:
+        client, news = primary.client(), News()
+        client.connection_pool.max_connections = 1
+        for n in range(150):  # a worker whose tasks are greenlets has a new one for each task
+            thread = threading.Thread(target=news.tell, args=(client, ("channel", str(n))))
+            thread.start()
+            thread.join()
+        wait_for(lambda: len(primary.heard) == 150)
+        assert client.set("x", 1) is True
+        assert len(primary.connections) == 2
+
+
+def test_threads_that_publish_at_the_same_time_have_a_connection_each() -> None:
+    with serving() as primary:
+        client, news = primary.client(), News()
+
+        def publish(name: str) -> None:
+            for n in range(200):
+                news.tell(client, ("channel", f"{name}{n}"))
+
+        threads = [threading.Thread(target=publish, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_for(lambda: len(primary.heard) == 800)
+        assert sorted(primary.heard) == sorted(f"{name}{n}".encode() for name in "abcd" for n in range(200))
+        assert len(primary.connections) <= 4
+
+
+def test_a_primary_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.results.news.SILENCE", 0.0)
+    with serving() as frozen, serving() as promoted:
+        frozen.answer = None
+        client, news = frozen.client(), News()
+        news.tell(client, ("channel", "before"))
+        wait_for(lambda: frozen.heard == [b"before"])
+        client.connection_pool.connection_kwargs["port"] = promoted.server_address[1]
+        news.tell(client, ("channel", "after"))
+        wait_for(lambda: promoted.heard == [b"after"])
+        assert frozen.heard == [b"before"]
+
+
+def test_news_follow_the_results_to_another_primary() -> None:
+    with serving() as demoted, serving() as promoted:
+        client, news = demoted.client(), News()
+        news.tell(client, ("channel", "before"))
+        wait_for(lambda: demoted.heard == [b"before"])
+        client.connection_pool.connection_kwargs["port"] = promoted.server_address[1]
+        news.tell(client, ("channel", "still"))  # the control: the old one answers, so nothing is noticed
+        wait_for(lambda: demoted.heard == [b"before", b"still"])
+        news.forget()
+        news.tell(client, ("channel", "after"))
+        wait_for(lambda: promoted.heard == [b"after"])
 
 
 def test_a_server_that_says_more_than_it_was_asked_holds_nobody_up() -> None:
     client = MagicMock()
-    connection = client.connection_pool.make_connection.return_value
+    client.connection_pool.connection_kwargs = {}
+    connection = client.connection_pool.connection_class.return_value
     connection.can_read.return_value = True
     News().tell(client, ("channel", "lost"))
     assert connection.disconnect.called
