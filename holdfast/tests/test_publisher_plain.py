@@ -342,3 +342,25 @@ def test_kinds_without_end_do_not_fill_the_memory(
         calls.publish("pair", ((n,), {}), {"task_type": app.tasks["pair"], "time_limit": 1000 + n})
         assert len(calls._known.models) + len(calls._known.proven) <= 5
     assert len(built) == len(book.sent) == 20
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_call_in_the_middle_of_another_one_is_published_too(
+    at: int, app: Celery, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[Any] = []
+    interrupting = iter([True])  # once, as one signal does
+
+    def interrupted(value: Any, *limits: Any, **options: Any) -> str:
+        if isinstance(value, tuple | list) and outer == at and next(interrupting, False):
+            inside.append(app.tasks["add"].delay("inside"))
+            assert book.sent[-1].task_id == inside[0].id, "nobody has heard of success before it is there"
+        return str(saferepr(value, *limits, **options))
+
+    monkeypatch.setattr(celerys_amqp, "saferepr", interrupted)
+    monkeypatch.setattr("holdfast.publisher.template.plain_repr", interrupted)
+    results = []
+    for outer in range(3):
+        results.append(app.tasks["pair"].delay(outer))  # noqa: PERF401 - the handler looks at the number
+    assert len(inside) == 1
+    assert sorted(message.task_id or "" for message in book.sent) == sorted(one.id for one in [*results, *inside])

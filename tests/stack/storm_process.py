@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import uuid
+from itertools import count
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -43,15 +44,22 @@ class Storm:
         self.interrupted = 0
         self.depth = threading.local()
         self.stop = False
+        self.count = count()
         install(self.app)
+        self.task = self.app.task(name="storm.task", shared=False)(lambda: None)
 
     def publish(self) -> None:
-        """Publish one task by name."""
+        """Publish one task: by its name, as many calls before, or as the first or second of a kind."""
         task_id, started = uuid.uuid4().hex, time.monotonic()
         depth = getattr(self.depth, "value", 0)
         try:
             self.depth.value = depth + 1
-            self.app.send_task("storm.task", task_id=task_id, queue=self.queue)
+            number = next(self.count)
+            if number % 3 == 0:
+                self.app.send_task("storm.task", task_id=task_id, queue=self.queue)
+            else:  # more kinds than are remembered
+                limit = 10_000 + number % 400 if number % 3 == 1 else None
+                self.task.apply_async(task_id=task_id, queue=self.queue, time_limit=limit)
         except NotAcknowledged as error:
             self.errors.append(str(error))
         else:

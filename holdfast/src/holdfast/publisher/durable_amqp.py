@@ -130,6 +130,8 @@ class TaskProducer:
         tape = recorder.running()
         if "correlation_id" not in options:
             return None if tape and tape.silent else self._producer.publish(body, **options)
+        if tape and tape.only not in {None, options["correlation_id"]}:
+            tape = None  # it interrupts the one that is recorded
         given = options.get("headers") or {}
         # new for each retry; of what is recorded for later the relay says which message is audited
         at = now() if tape and tape.silent else self._amqp.stamp(options["correlation_id"])

@@ -114,8 +114,9 @@ class PlainCalls:
 
     def _first(self, known: _Known, kind: object, name: str, call: tuple[Any, Any], options: dict[str, Any]) -> Any:
         """Publish one of the first two messages of a kind, as Celery builds it, and learn from it."""
-        with collecting() as messages:
-            result = self._send(name, *call, **options)
+        task_id = options.get("task_id") or uuid()
+        with collecting(task_id) as messages:
+            result = self._send(name, *call, **(options | {"task_id": task_id}))
         (message,) = messages
         wire = message.encode()
         model = known.models.pop(kind, None)

@@ -30,12 +30,14 @@ class Tape:
 
     Attributes:
         silent: nothing is asked of broker or result store, not even by events.
+        only: the id of the one task that is recorded, None for all; others are published as if nothing were recorded.
         messages: the messages of tasks, in their order.
         chords: the calls to the result store that chords need before they run, as ``[method, *arguments]``.
         connection: Celery asks it for its error classes; it is never opened.
     """
 
     silent: bool
+    only: str | None = None
     messages: list[Message] = field(default_factory=list)
     chords: list[list[Any]] = field(default_factory=list)
     connection: Connection = field(default_factory=lambda: Connection("memory://"))
@@ -64,15 +66,19 @@ def running() -> Tape | None:
 
 
 @contextmanager
-def collecting() -> Iterator[list[Message]]:
+def collecting(only: str | None = None) -> Iterator[list[Message]]:
     """Collect the task messages that this thread would publish inside the block, instead of publishing them.
 
     For apps on which ``holdfast.publisher.install`` was called. The result store hears about chords at once.
 
+    Args:
+        only: the id of the one task whose message is collected. What a signal handler or a finalizer publishes in the
+            middle of it is published. None collects all.
+
     Returns:
         The list that they are appended to.
     """
-    with _running(Tape(silent=False)) as tape:
+    with _running(Tape(silent=False, only=only)) as tape:
         yield tape.messages
 
 
