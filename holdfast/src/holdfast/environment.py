@@ -99,10 +99,12 @@ def urls(name: str, schemes: tuple[str, ...]) -> str:
     """Return the variable ``name``: one or more URLs, joined by ``;`` as Celery wants them.
 
     All are of one of the ``schemes``, and each names a host. Of Redis and ``sentinel``, what follows the host is the
-    number of a database, 0 when nothing does.
+    number of a database, 0 when nothing does. Nothing follows a question mark: ``?ssl_cert_reqs=none`` would turn off
+    what :mod:`holdfast.tls` promises.
 
     Raises:
-        ImproperlyConfigured: it is missing, a URL has another scheme, no host or an odd database, or schemes are mixed.
+        ImproperlyConfigured: it is missing, a URL has another scheme, no host, an odd database or options, or schemes
+            are mixed.
     """
     listed = split_urls(required(name))
     found = set()
@@ -118,6 +120,12 @@ def urls(name: str, schemes: tuple[str, ...]) -> str:
                 f"{name}: URL {number} of {len(listed)} is not of the form "
                 f"{' or '.join(f'{scheme}://user:password@host:port/name' for scheme in schemes)}. "
                 "Several URLs are joined by commas; special characters in a password are percent-encoded."
+            )
+        if parts.query or parts.fragment:
+            raise ImproperlyConfigured(
+                f"{name}: URL {number} of {len(listed)} has options after ? or #, which would replace settings of this "
+                "application, checks of certificates among them. Leave them out; a ? or # in a password is written "
+                "%3F or %23."
             )
         if parts.scheme in ("sentinel", "redis", "rediss") and not (parts.path.strip("/") or "0").isdecimal():
             raise ImproperlyConfigured(

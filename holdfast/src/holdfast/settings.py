@@ -80,7 +80,7 @@ def cluster() -> dict[str, Any]:
     """
     url = environment.urls("HOLDFAST_BROKER_URL", ("amqp", "amqps", "sentinel"))
     queue_names = environment.names("HOLDFAST_QUEUES", ("default", "critical"))
-    files = tls.read(url)
+    files = tls.read(HOLDFAST_BROKER_URL=url)
     return {
         "broker_url": url,  # HOLDFAST_BROKER_URL, all nodes
         "broker_use_ssl": files.amqp() if files else False,  # HOLDFAST_TLS_*; the node's name is compared
@@ -248,7 +248,7 @@ def results() -> dict[str, Any]:
         ImproperlyConfigured: as :func:`read`.
     """
     url = environment.urls("HOLDFAST_RESULT_URL", STORES)
-    files = _tls(url)
+    files = _tls("HOLDFAST_RESULT_URL", url)
     at_sentinels = url.startswith("sentinel:")
     backend = "DurableSentinelBackend" if at_sentinels else "DurableRedisBackend"
     return {
@@ -282,8 +282,9 @@ def schedule() -> dict[str, Any]:
     Raises:
         ImproperlyConfigured: as :func:`read`.
     """
-    url = environment.urls(environment.first_set("HOLDFAST_SCHEDULE_URL", "HOLDFAST_RESULT_URL"), STORES)
-    files = _tls(url)
+    name = environment.first_set("HOLDFAST_SCHEDULE_URL", "HOLDFAST_RESULT_URL")
+    url = environment.urls(name, STORES)
+    files = _tls(name, url)
     return {
         # schedule and last runs are in Redis; a tick is done when a broker has acknowledged it
         "beat_scheduler": "holdfast.beat:Scheduler",
@@ -314,9 +315,9 @@ def _sentinels_of_beat(url: str, files: tls.TLSFiles | None) -> dict[str, Any]:
     }
 
 
-def _tls(url: str) -> tls.TLSFiles | None:
-    """Return the files of ``HOLDFAST_TLS_*`` for the Redis of a URL; the URLs of the brokers must agree, if any."""
-    return tls.read(os.environ.get("HOLDFAST_BROKER_URL", "").strip(), url)
+def _tls(name: str, url: str) -> tls.TLSFiles | None:
+    """Return the files of ``HOLDFAST_TLS_*`` for the Redis of a variable; those of the brokers must agree, if any."""
+    return tls.read(**{"HOLDFAST_BROKER_URL": os.environ.get("HOLDFAST_BROKER_URL", "").strip(), name: url})
 
 
 def _redis_as_broker(queue_names: tuple[str, ...], files: tls.TLSFiles | None) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any
 
 from celery.exceptions import ImproperlyConfigured
 
+_SECRET = {"amqp": "amqps:// (port 5671)", "redis": "rediss://"}  # what to write in place of a plain scheme
+
 
 @dataclass(frozen=True)
 class TLSFiles:
@@ -55,37 +57,41 @@ class TLSFiles:
         return {"ssl": True, **self.redis()}
 
 
-def read(broker_url: str, store_url: str = "") -> TLSFiles | None:
+def read(**urls: str) -> TLSFiles | None:
     """Read the environment; None when ``HOLDFAST_TLS_CA`` is not set, and everything is plain.
 
     Args:
-        broker_url: the broker's URLs; RabbitMQ's must say the same.
-        store_url: those of the results or the schedule; a Redis without Sentinel must say the same.
+        urls: by the variables that they are of: the broker's, and those of results or schedule. All must say the same;
+            ``sentinel://`` says nothing.
 
     Raises:
         ImproperlyConfigured: a file cannot be read, one of certificate and key is missing, or part of the traffic would
             be plain.
     """
     authority, certificate, key = (_file(f"HOLDFAST_TLS_{name}") for name in ("CA", "CERT", "KEY"))
-    schemes = {broker_url.split(":", 1)[0], store_url.split(":", 1)[0]}
+    for name, url in urls.items():
+        scheme = url.split(":", 1)[0]
+        if authority is None and scheme in {"amqps", "rediss"}:
+            raise _no_authority(f"{name} begins with {scheme}://")
+        if authority is not None and scheme in _SECRET:
+            raise ImproperlyConfigured(
+                f"HOLDFAST_TLS_CA is set and {name} begins with {scheme}://, so a part of the traffic would be plain. "
+                f"Write {_SECRET[scheme]} in every URL, or unset HOLDFAST_TLS_CA."
+            )
     if authority is None:
-        secure = schemes & {"amqps", "rediss"}
-        if secure or certificate or key:
-            found = f"A URL begins with {min(secure)}://" if secure else "A client certificate is set"
-            raise ImproperlyConfigured(
-                f"{found} and HOLDFAST_TLS_CA is not set; name the file with the authority of the servers' "
-                "certificates (the system's own: /etc/ssl/certs/ca-certificates.crt)."
-            )
+        if certificate or key:
+            raise _no_authority("A client certificate is set")
         return None
-    for plain, secret in (("amqp", "amqps:// (port 5671)"), ("redis", "rediss://")):
-        if plain in schemes:
-            raise ImproperlyConfigured(
-                f"HOLDFAST_TLS_CA is set and a URL begins with {plain}://, so a part of the traffic would be "
-                f"plain. Write {secret} in every URL, or unset HOLDFAST_TLS_CA."
-            )
     if (certificate is None) != (key is None):
         raise ImproperlyConfigured("Only one of HOLDFAST_TLS_CERT and HOLDFAST_TLS_KEY is set; set both, or none.")
     return TLSFiles(authority, certificate, key)
+
+
+def _no_authority(found: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(
+        f"{found} and HOLDFAST_TLS_CA is not set; name the file with the authority of the servers' certificates (the "
+        "system's own: /etc/ssl/certs/ca-certificates.crt)."
+    )
 
 
 def _file(name: str) -> str | None:
