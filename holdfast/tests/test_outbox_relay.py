@@ -346,6 +346,18 @@ def test_a_row_whose_delay_is_no_time_stops_no_other(engine: Engine) -> None:
     assert "soon" in error
 
 
+def test_of_a_workflow_with_a_message_that_cannot_be_sent_nothing_is_sent(engine: Engine) -> None:
+    with engine.begin() as connection:
+        store.put(connection, Workflow("group", [ready_message("one"), ready_message("two", routing_key="k" * 300)]))
+    put_messages(engine, ready_message("good"))
+    sent: list[str | None] = []
+    relay_over(engine, lambda message: sent.append(message.task_id)).once()
+    assert sent == ["good"]
+    ((task_id, refusals, error),) = refused_rows(engine)
+    assert (task_id, refusals) == ("group", 1)
+    assert "AMQP cannot carry" in error
+
+
 def test_a_reason_is_kept_in_a_form_that_every_database_takes(engine: Engine) -> None:
     put_messages(engine, ready_message("bad"))
     relay_over(engine, lambda _: Refused("a \x00 " + "x" * 10_000)).once()

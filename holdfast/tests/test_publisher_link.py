@@ -446,9 +446,14 @@ def test_bulk_gives_each_message_its_own_outcome() -> None:
         assert isinstance(outcome.error, kind) if kind else outcome.acknowledged
 
 
-def test_bulk_goes_on_after_a_message_that_amqp_cannot_carry() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"routing_key": "k" * 300}, {"headers": {"id": object()}}, {"properties": {"content_type": "a second one"}}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_bulk_goes_on_after_a_message_that_amqp_cannot_carry(changes: dict[str, Any]) -> None:
     with peers(ack) as (publisher, (peer,)):
-        outcomes = list(publisher.publish_all([message(0), replace(message(1), routing_key="k" * 300), message(2)]))
+        outcomes = list(publisher.publish_all([message(0), replace(message(1), **changes), message(2)]))
     assert [outcome.acknowledged for outcome in sorted(outcomes, key=lambda one: one.index)] == [True, False, True]
     assert len(peer.sessions) == 1, "the connection that others share was not given up"
 

@@ -126,13 +126,13 @@ class Message:
         Raises:
             Refused: AMQP cannot carry this message; nothing of it was written to a connection that others share.
         """
-        content: Any = amqp.Message(
-            content_type=self.content_type,
-            content_encoding=self.content_encoding,
-            application_headers=self.headers,
-            **self.properties,
-        )
         try:
+            content: Any = amqp.Message(
+                content_type=self.content_type,
+                content_encoding=self.content_encoding,
+                application_headers=self.headers,
+                **self.properties,
+            )
             publish_frame(self.exchange, self.routing_key)
             properties = content._serialize_properties()
         except (AMQPError, TypeError, ValueError, OverflowError, error) as exc:
