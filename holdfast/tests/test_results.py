@@ -16,7 +16,7 @@ from celery import Celery, states
 from celery.exceptions import BackendGetMetaError
 from celery.exceptions import TimeoutError as ResultTimeout
 from celery.result import ResultSet
-from kombu.exceptions import EncodeError
+from kombu.exceptions import DecodeError, EncodeError
 from redis.exceptions import (
     BusyLoadingError,
     DataError,
@@ -39,7 +39,14 @@ from redis import Redis
 
 from holdfast import results
 from holdfast.request import PutBack
-from holdfast.results import DurableSentinelBackend, NotReplicated, Patience, SteadyConnection, transient
+from holdfast.results import (
+    DurableSentinelBackend,
+    NotReplicated,
+    Patience,
+    ResultRefused,
+    SteadyConnection,
+    transient,
+)
 from holdfast.results import backend as backend_module
 
 
@@ -162,8 +169,8 @@ def test_a_time_limit_that_hits_while_storing_is_not_a_failed_task(
     def cut(*_args: Any) -> None:
         raise SoftTimeLimitExceeded
 
-    monkeypatch.setattr(backend, "get", cut)
-    with pytest.raises(PutBack):
+    monkeypatch.setattr(backend, "_durable", cut)
+    with pytest.raises(PutBack, match="SoftTimeLimitExceeded"):
         backend.store_result("id", 1, "SUCCESS")
 
 
@@ -173,13 +180,38 @@ def test_a_time_limit_that_hits_while_a_result_is_serialised_is_not_a_failed_tas
     def cut(error: Exception, *_args: Any) -> None:
         raise EncodeError(error) from error  # as kombu does with whatever an encoder raises
 
-    monkeypatch.setattr(backend, "get", lambda _key: None)  # nothing is stored yet
     monkeypatch.setattr(backend, "encode", partial(cut, TypeError("a set")))
     with pytest.raises(EncodeError, match="a set"):  # the control: it can never be stored
         backend.store_result("id", 1, "SUCCESS")
     monkeypatch.setattr(backend, "encode", partial(cut, SoftTimeLimitExceeded()))
-    with pytest.raises(PutBack):
+    with pytest.raises(PutBack, match="SoftTimeLimitExceeded"):
         backend.store_result("id", 1, "SUCCESS")
+
+
+def test_a_time_limit_that_hits_while_a_state_is_read_is_not_a_failed_task(
+    backend: DurableSentinelBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(error: Exception, *_args: Any) -> None:
+        raise DecodeError(error) from error  # as kombu does
+
+    monkeypatch.setattr(backend, "_durable", lambda *_: [None])  # a state is there
+    monkeypatch.setattr(backend, "get", lambda _key: b"state")
+    monkeypatch.setattr(backend, "decode", partial(cut, ValueError("no JSON")))
+    with pytest.raises(ResultRefused, match="no JSON"):  # the control: it will never be a state
+        backend.store_result("id", 1, "SUCCESS")
+    monkeypatch.setattr(backend, "decode", partial(cut, SoftTimeLimitExceeded()))
+    with pytest.raises(PutBack, match="SoftTimeLimitExceeded"):
+        backend.store_result("id", 1, "SUCCESS")
+
+
+def test_a_primary_that_is_given_up_gets_no_news(
+    backend: DurableSentinelBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[bool] = []
+    monkeypatch.setattr(backend._news, "forget", lambda: left.append(True))
+    with pytest.raises(RedisConnectionError):
+        backend._durable(("SET", "key", b"value"))
+    assert left
 
 
 def test_a_state_that_cannot_be_read_is_an_error_that_celery_knows(backend: DurableSentinelBackend) -> None:

@@ -8,6 +8,8 @@ import pytest
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from holdfast.results.confirm import Confirmation, advice
+from holdfast.results.endpoint import DurableRedisBackend
+from holdfast.results.sentinel import DurableSentinelBackend
 from holdfast.results.store import transient
 
 
@@ -42,7 +44,15 @@ def test_what_is_missing_is_read_from_the_answers(
 )
 def test_a_server_that_can_never_confirm_is_no_outage(error: RedisError) -> None:
     assert not transient(error)
-    assert "HOLDFAST_RESULT_FSYNC=no" in advice(error)
+    assert "HOLDFAST_RESULT_FSYNC=no" in advice(error, DurableRedisBackend.unsaved)
+    behind_sentinel = advice(error, DurableSentinelBackend.unsaved)
+    assert "appendonly" in behind_sentinel
+    assert "HOLDFAST_RESULT_FSYNC" not in behind_sentinel, "which is not for results behind Sentinel"
+
+
+def test_a_server_without_any_confirmation_is_named() -> None:
+    error = ResponseError("Command # 2 (WAIT 1 1000) of pipeline caused error: unknown command 'WAIT'")
+    assert "need Redis or Valkey" in advice(error, DurableRedisBackend.unsaved)
 
 
 @pytest.mark.parametrize(
@@ -55,4 +65,4 @@ def test_a_server_that_can_never_confirm_is_no_outage(error: RedisError) -> None
     ],
 )
 def test_another_refusal_is_not_taken_for_it(error: RedisError) -> None:
-    assert advice(error) == ""
+    assert advice(error, DurableRedisBackend.unsaved) == ""

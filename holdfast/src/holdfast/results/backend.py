@@ -48,6 +48,8 @@ class DurableBackend(ChordBackend):
     :mod:`holdfast.results.endpoint`.
     """
 
+    unsaved: str  # what to do where a server keeps no append-only file
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         options = self._transport_options
@@ -303,7 +305,11 @@ class DurableBackend(ChordBackend):
                 raise NotReplicated(f"{missing} within {self.wait} s")
             return list(answers[: len(commands)])
 
-        done: list[Any] = self.patience.call_with_retry(attempt, lambda _: self.client.connection_pool.disconnect())
+        def leave(_error: Exception) -> None:
+            self.client.connection_pool.disconnect()
+            self._news.forget()
+
+        done: list[Any] = self.patience.call_with_retry(attempt, leave)
         return done
 
     @contextmanager
@@ -320,7 +326,9 @@ class DurableBackend(ChordBackend):
                 yield
         except (RedisError, OSError, SoftTimeLimitExceeded) as error:
             if isinstance(error, RedisError) and not transient(error):
-                raise ResultRefused(f"{what} can never be stored: {reason(error)}{advice(error)}") from error
+                raise ResultRefused(
+                    f"{what} can never be stored: {reason(error)}{advice(error, self.unsaved)}"
+                ) from error
             if hasty:
                 self._down_until = monotonic() + REST
             raise PutBack(f"{what} cannot be stored: {reason(error)}") from error

@@ -51,11 +51,16 @@ class Confirmation(NamedTuple):
         return f"confirmed by {replicas} of {self.replicas} replicas"
 
 
-def advice(error: Exception) -> str:
-    """Return what to do when a server can never confirm what it is asked for; an empty text for another error."""
-    if not _UNABLE.search(str(error)):
+def advice(error: Exception, unsaved: str) -> str:
+    """Return what to do when a server can never confirm what it is asked for; an empty text for another error.
+
+    Args:
+        error: what the server said.
+        unsaved: what to do where it keeps no append-only file, or has no ``WAITAOF``.
+    """
+    found = _UNABLE.search(str(error))
+    if not found:
         return ""
     return (
-        "; a server without an append-only file, or without WAITAOF, needs HOLDFAST_RESULT_FSYNC=no, and then a result "
-        "is lost when all its nodes stop at once"
+        f"; {unsaved}" if found[1].upper() == "WAITAOF" else "; durable results need Redis or Valkey, which know WAIT"
     )

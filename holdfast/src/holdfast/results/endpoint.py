@@ -17,6 +17,11 @@ class DurableRedisBackend(DurableBackend):
     is all: what it took last is lost when the service replaces it.
     """
 
+    unsaved = (
+        "a server without an append-only file, or without WAITAOF, needs HOLDFAST_RESULT_FSYNC=no, and then a result "
+        "is lost when all its nodes stop at once"
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         options = self._transport_options

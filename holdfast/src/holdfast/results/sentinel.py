@@ -22,6 +22,8 @@ LOOK = 5.0  # seconds between two questions to Sentinel how many replicas are up
 class DurableSentinelBackend(DurableBackend, SentinelBackend):  # type: ignore[misc]  # Celery's backends have no stubs
     """The durable backend whose connections ask the Sentinels who is primary, and how many replicas are up."""
 
+    unsaved = "set appendonly to yes on every Redis node, of 7.2 or newer"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.replicas = int(self._transport_options.get("durable_replicas", 0))
