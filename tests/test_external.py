@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 EXAMPLE = ROOT / "ansible/inventories/example"
 faults: Callable[..., list[str]] = runpy.run_path(str(ROOT / "ansible/plugins/filter/inventory.py"))["inventory_faults"]
 AUTHORITY = "/etc/ssl/certs/ca-certificates.crt"
+PEM = __file__  # it has -----BEGIN CERTIFICATE----- in it, which is what the inventory is asked for
 BROKER = {
-    "urls": ["amqps://mq.example.com:5671"], "api": "https://mq.example.com", "user": "owner", "ca_file": __file__,
+    "urls": ["amqps://mq.example.com:5671"], "api": "https://mq.example.com", "user": "owner", "ca_file": PEM,
 }  # fmt: skip
-STORE = {"url": "rediss://cache.example.com:6380/0", "ca_file": __file__}
+STORE = {"url": "rediss://cache.example.com:6380/0", "ca_file": PEM}
 SERVICES: dict[str, Any] = {
     "rabbitmq_external": BROKER, "rabbitmq_external_password": "br%k r",
     "redis_external": STORE, "redis_external_password": "st@re",
@@ -76,7 +77,11 @@ def test_a_service_and_hosts_are_refused(group: str, service: str) -> None:
         ({"rabbitmq_external": {**BROKER, "urls": ["amqp://mq.example.com"]}}, "addresses over TLS"),
         ({"rabbitmq_external": {**BROKER, "urls": ["amqps://me:secret@mq.example.com"]}}, "addresses over TLS"),
         ({"rabbitmq_external": {**BROKER, "api": "http://mq.example.com"}}, "rabbitmq_external.api is not"),
-        ({"rabbitmq_external": {**BROKER, "ca_file": "/no/such.pem"}}, "no file /no/such.pem on this controller"),
+        (
+            {"rabbitmq_external": {**BROKER, "ca_file": "/no/such.pem"}},
+            "no certificate in /no/such.pem on this controller",
+        ),
+        ({"redis_external": {**STORE, "ca_file": "/dev/null"}}, "no certificate in /dev/null"),
         ({"rabbitmq_external_password": ""}, "no rabbitmq_external_password"),
         ({"redis_external": {**STORE, "url": "redis://cache.example.com/0"}}, "not the address of a Redis over TLS"),
         ({"redis_external": {**STORE, "url": "postgresql://db.example.com/0"}}, "PostgreSQL for results, are not"),
@@ -154,6 +159,7 @@ def test_both_services_are_rendered_for_every_program(tmp_path: Path) -> None:
     assert not jobs["sentinel"]["static_configs"][0]["targets"] + jobs["rabbitmq"]["static_configs"][0]["targets"]
     assert '"rediss://default@cache.example.com:6380": "st@re"' in (out / "secret/redis-exporter.json").read_text()
     assert not (out / "rabbitmq").exists()
+    assert not (out / "kubernetes/workers.yaml").exists(), "its brokers would be those of nobody"
     assert not (out / "secret/redis").exists()
 
 
@@ -162,7 +168,10 @@ def test_one_login_of_the_service_is_every_roles(tmp_path: Path) -> None:
     """Redis is ours here: its Sentinels are as ever, and clients show the certificate that it asks for."""
     out = rendered(
         tmp_path,
-        {"rabbitmq_external": {**BROKER, "users": False}, "rabbitmq_external_password": "br%k r"},
+        {
+            "rabbitmq_external": {**BROKER, "urls": ["amqps://mq.example.com:5671/"], "users": False},
+            "rabbitmq_external_password": "br%k r",
+        },
         ("rabbitmq",),
     )
     login = "amqps://owner:br%25k%20r@mq.example.com:5671/holdfast"

@@ -103,6 +103,17 @@ def test_it_does_not_end_for_a_part_of_the_hosts(rotation: Rotation) -> None:
     assert SERVERS not in said
 
 
+def test_it_does_not_begin_for_a_part_of_the_hosts(rotation: Rotation) -> None:
+    """Their clients would log in with passwords that no server knows."""
+    rotation.vault(holdfast_passwords_before={})
+    before = rotation.noted()
+    playbook = ROOT / "ansible/playbooks/rotate_secrets.yml"
+    done = rotation.run("ansible-playbook", "-i", rotation.folder, playbook, "--limit", "work1")
+    assert "without --limit" in done.stdout, done.stdout + done.stderr
+    assert done.returncode
+    assert rotation.noted() == before
+
+
 def test_a_host_that_the_run_has_lost_is_not_noted(rotation: Rotation) -> None:
     """What the first run does at its end, after it has lost a host on its way."""
     rotation.vault(holdfast_passwords_given=[])

@@ -31,9 +31,14 @@ def with_login(urls: list[str], user: str, password: str) -> str:
     return ",".join(str(url).replace("://", f"://{login}", 1) for url in urls)
 
 
+def with_path(urls: list[str], path: str) -> list[str]:
+    """Return URLs that end in a path, such as a virtual host, whether or not a slash is there."""
+    return [f"{str(url).rstrip('/')}/{path}" for url in urls]
+
+
 class FilterModule:
     """What Ansible looks for."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"port": port, "with_login": with_login}
+        return {"port": port, "with_login": with_login, "with_path": with_path}

@@ -158,9 +158,9 @@ def described(service: str, host: str, found: Any, variables: Mapping[str, Any])
             "and PostgreSQL for results, are not supported",
             f"correct {name}.url, or run Redis and Sentinel on hosts of your own",
         )
-    if not Path(str(found["ca_file"])).is_file():
+    if not _is_pem(Path(str(found["ca_file"]))):
         yield fault(
-            f"no file {found['ca_file']} on this controller ({name}.ca_file)",
+            f"no certificate in {found['ca_file']} on this controller ({name}.ca_file)",
             "a PEM file with the authority that signed the service's certificate",
             "download it from the service; for a public authority name the system's own file, on Debian "
             "/etc/ssl/certs/ca-certificates.crt",
@@ -221,6 +221,14 @@ def _is_url(text: Any, schemes: tuple[str, ...], path: str = "/?") -> bool:
     return bool(re.fullmatch(rf"(?:{'|'.join(schemes)})://[A-Za-z0-9.-]+(?::\d{{1,5}})?{path}", str(text)))
 
 
+def _is_pem(file: Path) -> bool:
+    """Tell whether a file has a certificate in it; an empty one may be what a failed download has left."""
+    try:
+        return "BEGIN CERTIFICATE" in file.read_text(errors="replace")
+    except OSError:
+        return False
+
+
 class Unknown(str):
     """Why a variable cannot be computed here, in Ansible's words; it is true, since something is written there."""
 
@@ -232,7 +240,7 @@ def value(variables: Mapping[str, Any], name: str) -> Any:
     try:
         return _whole(variables.get(name))
     except Exception as error:  # noqa: BLE001 - whatever a template raises is the answer
-        return Unknown(str(error).partition("\n")[0])
+        return Unknown(str(error).strip().partition("\n")[0] or type(error).__name__)
 
 
 def _whole(found: Any) -> Any:

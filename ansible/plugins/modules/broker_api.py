@@ -73,8 +73,8 @@ class Api:
             raise RefusedError(
                 f"{method} {path} as {self.user}: {error.code} {said}",
                 "a login of the service that may do this, and policies that the service takes",
-                "give it the tag administrator, or policymaker with users: false; a key of a policy that the service "
-                "refuses goes into policy_keys_refused",
+                "give it the tag administrator, or with users: false policymaker and monitoring; a policy key that the "
+                "service refuses goes into policy_keys_refused",
             ) from error
         except (OSError, ValueError) as error:
             raise RefusedError(
@@ -212,8 +212,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
-    api = Api(given["url"], given["user"], given["password"], given["authorities"])
     try:
+        api = Api(given["url"], given["user"], given["password"], given["authorities"])
         checks = looked(api, given["minimum_version"])
         wanted = given["definitions"]
         changes = Changes(api, wanted, given["hashes"], given["policy_keys_refused"]).all() if wanted else []

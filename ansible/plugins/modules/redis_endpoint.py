@@ -1,4 +1,7 @@
-"""Looks at a Redis or Valkey that is one address, and says what it would confirm. Writes nothing.
+"""Looks at a Redis or Valkey that is one address, and says what it confirms.
+
+It writes one key, which lives for a minute: who has written nothing has nothing to be confirmed, and every replica
+would count. In check mode it writes nothing, so that this one check says little.
 
 By hand: a host needs nothing but Python to be looked from.
 """
@@ -13,6 +16,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 SECONDS = 10  # for one answer
 CONFIRM = 2000  # milliseconds that replicas have
+KEY = "celery-task-meta-holdfast-preflight"  # where the login may write, if its keys are limited to those of results
+LIFE = 60  # seconds
 
 
 class SaidError(Exception):
@@ -24,12 +29,13 @@ class Link:
 
     Args:
         address: host and port.
-        authorities: certificates of whoever signed the server's; an empty text for one without TLS.
+        authorities: certificates of whoever signed the server's; an empty text for those that the system trusts.
+        tls: False for a server without TLS.
     """
 
-    def __init__(self, address: tuple[str, int], authorities: str) -> None:
+    def __init__(self, address: tuple[str, int], authorities: str, *, tls: bool = True) -> None:
+        context = ssl.create_default_context(cadata=authorities or None) if tls else None
         plain = socket.create_connection(address, SECONDS)
-        context = ssl.create_default_context(cadata=authorities) if authorities else None
         self._socket = context.wrap_socket(plain, server_hostname=address[0]) if context else plain
         self._file: BinaryIO = self._socket.makefile("rb")
 
@@ -66,19 +72,21 @@ class Link:
         return {key: value.strip() for key, sign, value in lines if sign}
 
 
-def confirmed(link: Link, replicas: int, fsync: bool) -> Any:
+def confirmed(link: Link, replicas: int, fsync: bool, *, writes: bool) -> Any:
     """Return how many confirm: replicas, or with ``fsync`` the server itself and its replicas; an error as its text."""
     try:
+        if writes:
+            link.ask("SET", KEY, "1", "EX", LIFE)
         return link.ask("WAITAOF", 1, replicas, CONFIRM) if fsync else link.ask("WAIT", replicas, CONFIRM)
     except SaidError as error:
         return str(error)
 
 
-def checks(link: Link, replicas: int, fsync: bool) -> list[dict[str, Any]]:
+def checks(link: Link, replicas: int, fsync: bool, *, writes: bool) -> list[dict[str, Any]]:
     """Return what the server is and does, each as a check."""
     said = link.info()
     cluster, role, policy = (said.get(key) for key in ("cluster_enabled", "role", "maxmemory_policy"))
-    answer = confirmed(link, replicas, fsync)
+    answer = confirmed(link, replicas, fsync, writes=writes)
     enough = isinstance(answer, list) and answer[0] >= 1 and answer[1] >= replicas
     enough = enough if fsync else isinstance(answer, int) and answer >= replicas
     return [
@@ -104,6 +112,7 @@ def main() -> None:
             "user": {"type": "str", "default": "default"},
             "password": {"type": "str", "required": True, "no_log": True},
             "authorities": {"type": "str", "default": ""},
+            "tls": {"type": "bool", "default": True},
             "replicas": {"type": "int", "default": 1},
             "fsync": {"type": "bool", "default": True},
         },
@@ -112,9 +121,9 @@ def main() -> None:
     given = module.params
     host, _, port = given["address"].partition(":")
     try:
-        link = Link((host, int(port or 6379)), given["authorities"])
+        link = Link((host, int(port or 6379)), given["authorities"], tls=given["tls"])
         link.ask("AUTH", given["user"], given["password"])
-        found = checks(link, given["replicas"], given["fsync"])
+        found = checks(link, given["replicas"], given["fsync"], writes=not module.check_mode)
     except (OSError, SaidError) as error:
         refused = {
             "check": "answer of the result store", "ok": False,
