@@ -20,6 +20,7 @@ SECONDS = 10.0
 CALLERS = 4
 DIED = 200  # connections that prove a churn of SECONDS
 NAME = "drill-churn"
+PAUSE = 0.05  # seconds after a refused connection: while no broker answers, the threads would take the processor
 
 
 def _go_on(why: str) -> list[Bound]:
@@ -37,10 +38,11 @@ def _publishers(stack: Stack) -> Publishers:
 @fault("publish-burst", f"publish at {TIMES} times the rate for {SECONDS:g} s", "", "standard soak", takes="")
 def _burst(stack: Stack, _rng: random.Random) -> Plan:
     pool = _publishers(stack)
+    usual = pool.rate() * SECONDS  # while the burst lasts, its own publishers count, too
     started: list[str] = []
 
     def proof() -> str:
-        times = pool.acknowledged(started) / (pool.rate() * SECONDS)
+        times = pool.acknowledged(started) / usual
         return f"{times:.1f} times as much as usual was published beside it" if times >= TIMES * ENOUGH else ""
 
     def healed() -> str:
@@ -84,10 +86,11 @@ class Churn:
                 client.transport_options = {"client_properties": {"connection_name": NAME}}
                 try:
                     client.connect()
-                except client.connection_errors:
+                    client.default_channel  # noqa: B018 - a publisher has one
+                    client.connection.transport.sock.close()  # without a word to the broker
+                except client.connection_errors:  # a broker may be down, or die in the middle of this
+                    time.sleep(PAUSE)
                     continue
-                client.default_channel  # noqa: B018 - a publisher has one
-                client.connection.transport.sock.close()  # without a word to the broker
                 client.collect()
             with self._lock:
                 self.died += 1

@@ -68,7 +68,7 @@ class Pool:
 
     def rate(self) -> float:
         """Return the tasks per second that all of them are to publish."""
-        return sum(self._jobs[name].rate for name in self._processes)
+        return sum(self._jobs[name].rate for name in list(self._processes))  # a burst may end meanwhile
 
     def burst(self, times: float, seconds: float) -> list[str]:
         """Start one more publisher beside each that runs, which publishes ``times`` as much and ends by itself.
@@ -90,15 +90,15 @@ class Pool:
         return found
 
     def _end_after(self, name: str, seconds: float) -> None:
-        """Stop a publisher some seconds after its first acknowledged task, at the latest after :data:`SILENT`."""
+        """Stop a publisher some seconds after its first acknowledged task, or after :data:`SILENT` plus these."""
         process, deadline = self._processes[name], time.monotonic() + SILENT
         while not self.acknowledged([name]) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(seconds)
         if name in self._processes and process.stdin and process.poll() is None:  # else :meth:`stop` was first
             process.stdin.close()
-            process.wait()
-            self._processes.pop(name, None)
+            if process.wait() == 0:  # one that failed stays for :meth:`stop`, which says so
+                self._processes.pop(name, None)
 
     def acknowledged(self, names: Sequence[str]) -> int:
         """Return how many tasks of these publishers were acknowledged, as last heard."""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from drill.targets.compose import Compose
 
 WORKERS = ("worker1", "worker2")
+RESTART = 1.0  # seconds between two looks for workers that have ended by themselves
 
 
 class LocalWorkers:
     """The target with the stack's workers replaced by processes of this machine.
+
+    One that ends by itself is started again, as in production: stock Celery ends when it has lost its broker too often.
 
     Args:
         inner: the stack.
@@ -51,6 +55,10 @@ class LocalWorkers:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._births: dict[str, int] = dict.fromkeys(WORKERS, 0)
         self._paused: set[str] = set()
+        self._wanted: set[str] = set()  # those that nobody has killed or stopped
+        self._changing = threading.RLock()
+        self._over = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self.name = f"local workers on {inner.name}"
         kept = {name: node for name, node in inner.nodes.items() if node.tier not in {"worker", "beat", "relay"}}
         self.nodes = (
@@ -61,9 +69,12 @@ class LocalWorkers:
         self._folder.mkdir(parents=True, exist_ok=True)  # another checkout may have started the stack
         for name in WORKERS:
             self.start(self.nodes[name])
+        self._supervisor.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._supervisor.join()
         for process in self._processes.values():
             with suppress(ProcessLookupError):  # it may have ended by itself
                 os.killpg(process.pid, signal.SIGKILL)
@@ -91,7 +102,8 @@ class LocalWorkers:
     def kill(self, nodes: Sequence[Node]) -> None:
         """Kill containers and local workers."""
         for node in self._mine(nodes):
-            os.killpg(self._processes[node.name].pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(self._unwanted(node).pid, signal.SIGKILL)
             self._processes[node.name].wait()
         if self._others(nodes):
             self._inner.kill(self._others(nodes))
@@ -120,18 +132,18 @@ class LocalWorkers:
             "--without-mingle",
             "--without-heartbeat",
         ]
-        with (self._folder / f"{node.name}.log").open("ab") as log:
-            self._processes[node.name] = subprocess.Popen(
-                command, stdout=log, stderr=log, env=self._environment, start_new_session=True
-            )
-        self._births[node.name] += 1
+        with self._changing, (self._folder / f"{node.name}.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment, start_new_session=True)
+            self._processes[node.name] = process
+            self._births[node.name] += 1
+            self._wanted.add(node.name)
 
     def stop(self, node: Node) -> None:
         """Stop a container or a local worker in order."""
         if node.name not in WORKERS:
             self._inner.stop(node)
             return
-        self._processes[node.name].terminate()
+        self._unwanted(node).terminate()
         self._processes[node.name].wait(60)
 
     def pause(self, node: Node) -> None:
@@ -179,6 +191,22 @@ class LocalWorkers:
 
     def fetch_ledger(self, folder: Path) -> None:
         """Do nothing: the workers write into the folder itself."""
+
+    def _unwanted(self, node: Node) -> subprocess.Popen[bytes]:
+        """Return the process of a worker that is about to end and stays away."""
+        with self._changing:
+            self._wanted.discard(node.name)
+            return self._processes[node.name]
+
+    def _supervise(self) -> None:
+        """Start workers again that have ended by themselves.
+
+        One thread for all of the run: when it ends, the kernel kills what it has started (``--pdeathsig``).
+        """
+        while not self._over.wait(RESTART):
+            with self._changing:
+                for name in [name for name in self._wanted if not self._alive(name)]:
+                    self.start(self.nodes[name])
 
     def _alive(self, name: str) -> bool:
         return name in self._processes and self._processes[name].poll() is None
