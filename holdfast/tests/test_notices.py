@@ -143,6 +143,8 @@ class Store(DurableSentinelBackend):
         for name, key, *rest in commands:
             if name == "GET":
                 answers.append(self.keys.get(key))
+            elif name == "EXPIRE":
+                answers.append(int(key in self.keys))
             elif rest[1] == "NX":
                 value, _, ex, seconds = rest
                 assert ex == "EX"

@@ -230,8 +230,10 @@ class DurableBackend(ChordBackend):
             # another attempt, or the same task sent again with more time, is another decision
             key = self.get_key_for_task(f"{context.id}.{context.retries}.{context.expires}")
             left = (maybe_iso8601(context.expires) - datetime.now(timezone.utc)).total_seconds()
-            commands += [("SET", key, what, "NX", "EX", CLAIM + max(0, int(left))), ("GET", key)]
-        found = self._durable(*commands)[1::2]
+            life = CLAIM + max(0, int(left))
+            # EXPIRE writes in any case: a repetition that finds its own claim would wait for nothing
+            commands += [("SET", key, what, "NX", "EX", life), ("EXPIRE", key, life), ("GET", key)]
+        found = self._durable(*commands)[2::3]
         return [context for context, claimed in zip(contexts, found, strict=True) if claimed == what]
 
     def _value(self, task_id: str, result: Any, state: str, traceback: str | None, request: Any) -> Any:
