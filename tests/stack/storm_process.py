@@ -63,8 +63,8 @@ class Storm:
             if number % 3 == 0:
                 self.app.send_task("storm.task", task_id=task_id, queue=self.queue)
             else:  # more kinds than are remembered
-                limit = 10_000 + number % 400 if number % 3 == 1 else None
-                self.task.apply_async(task_id=task_id, queue=self.queue, time_limit=limit)
+                limit: dict[str, Any] = {"time_limit": 10_000 + number % 400} if number % 3 == 1 else {}
+                self.task.apply_async(task_id=task_id, queue=self.queue, **limit)
         except NotAcknowledged as error:
             self.errors.append(str(error))
         else:

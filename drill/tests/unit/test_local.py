@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -32,7 +33,7 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalWo
     program.write_text(ENDS_ONCE)
     program.chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(local.sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(local, "RESTART", 0.05)
     with LocalWorkers(cast("Compose", FakeTarget("rabbit1")), "app", tmp_path / "logs", {}) as found:
         yield found

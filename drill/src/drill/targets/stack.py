@@ -93,7 +93,7 @@ class Stack:
         self.rules = self.vhost
         self.publishers: Publishers | None = None
         self.parking: tuple[str, ...] = PARKING
-        self._tls = tls.read(app.conf.broker_url)
+        self._tls = tls.read(HOLDFAST_BROKER_URL=app.conf.broker_url)
 
     def tier(self, name: str) -> list[Node]:
         """Return the nodes of a tier, by name."""
