@@ -364,3 +364,13 @@ def test_a_call_in_the_middle_of_another_one_is_published_too(
         results.append(app.tasks["pair"].delay(outer))  # noqa: PERF401 - the handler looks at the number
     assert len(inside) == 1
     assert sorted(message.task_id or "" for message in book.sent) == sorted(one.id for one in [*results, *inside])
+
+
+def test_a_queue_that_takes_the_place_of_another_one_gets_the_tasks(app: Celery, book: Book) -> None:
+    for _ in range(3):
+        app.tasks["pair"].apply_async((1,), queue="critical")
+    app.amqp.queues.pop("critical")
+    app.amqp.queues.add(Queue("critical", Exchange("others", type="topic"), routing_key="elsewhere"))
+    app.tasks["pair"].apply_async((1,), queue="critical")
+    assert [message.exchange for message in book.sent] == ["tasks", "tasks", "tasks", "others"]
+    assert book.sent[-1].routing_key == "elsewhere"

@@ -205,7 +205,8 @@ class Drill:
         """Apply a single fault beside those of ``plans``, which must still hold when it is proven."""
         self._tell(f"planning {part}", record.key)
         if plans:  # whoever takes over from what the first one hit may still be elected
-            plan = self.stack.wait(lambda: pairs.plan(self.stack, part, plans, rng), TAKE_OVER)
+            chosen = rng.random()  # however often the choice is made, the seed fixes it
+            plan = self.stack.wait(lambda: pairs.plan(self.stack, part, plans, random.Random(chosen)), TAKE_OVER)  # noqa: S311
             if plan is None:
                 raise TargetError(f"{part} found nothing within {TAKE_OVER:g} s that the first fault does not hold.")
         else:

@@ -104,8 +104,8 @@ class PlainCalls:
         amqp, conf = app.amqp, app.conf
         seen = (
             os.getpid(), conf, len(conf.maps), amqp, amqp.router, amqp.create_task_message, amqp.send_task_message,
-            len(amqp.queues), len(signals.before_task_publish.receivers), len(signals.after_task_publish.receivers),
-            len(signals.task_sent.receivers),
+            *amqp.queues.values(), len(signals.before_task_publish.receivers),
+            len(signals.after_task_publish.receivers), len(signals.task_sent.receivers),
         )  # fmt: skip
         if seen != known.seen or conf.changes != known.settings or len(known.models) + len(known.proven) > KINDS:
             by_amqp = amqp.producer_pool.connections.connection.transport.driver_type == "amqp"
