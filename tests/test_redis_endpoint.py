@@ -67,12 +67,16 @@ def serving(saving: int) -> Iterator[Store]:
 
 
 def looked(server: Store, **given: Any) -> dict[str, Any]:
-    """Run the module, and return what it says."""
-    arguments = {"address": f"127.0.0.1:{server.server_address[1]}", "password": "secret"} | given
-    module = ROOT / "ansible/plugins/modules/redis_endpoint.py"
+    """Ask a store, and return what the module says."""
+    return ran("redis_endpoint", **{"address": f"127.0.0.1:{server.server_address[1]}", "password": "secret"} | given)
+
+
+def ran(name: str, **arguments: Any) -> dict[str, Any]:
+    """Run a module, and return what it says."""
     done = subprocess.run(
-        [ROOT / ".venv/bin/python", module], input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), env=os.environ,
-        check=False, capture_output=True, text=True, timeout=60,
+        [ROOT / ".venv/bin/python", ROOT / f"ansible/plugins/modules/{name}.py"],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), env=os.environ, check=False, capture_output=True,
+        text=True, timeout=60,
     )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -98,3 +102,14 @@ def test_without_a_word_about_tls_no_password_crosses_the_network() -> None:
         said = looked(server, authorities="")
         assert said["failed"]
         assert server.heard == [] or b"AUTH" not in {word for words in server.heard for word in words}
+
+
+@pytest.mark.parametrize("module", ["redis_endpoint", "broker_api"])
+def test_a_file_of_authorities_that_cannot_be_read_is_named(module: str) -> None:
+    broken = "# Főtanúsítvány\n-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+    address = {"address": "127.0.0.1:1"} if module == "redis_endpoint" else {"url": "https://127.0.0.1:1"}
+    more = {} if module == "redis_endpoint" else {"minimum_version": "4.3.5"}
+    said = ran(module, **address, **more, user="owner", password="secret", authorities=broken)  # noqa: S106 - nobody's
+    assert said["failed"]
+    assert "ca_file" in said["msg"]
+    assert "next:" in said["msg"]

@@ -21,6 +21,8 @@ SECRET = re.compile(
     r"|definitions\.json"
     r"|redis\.conf|sentinel\.conf|web\.yml|alertmanager\.yml|redis-exporter"
 )
+OF_ENVIRONMENT = re.compile(r"holdfast_passwords\b|_password\b|_url\b|_api\b")
+PARTS = ("pre_tasks", "tasks", "post_tasks", "handlers")  # of a play
 PUBLIC = re.compile(r"node-web\.yml|/etc/systemd/|apt/keyrings")
 
 
@@ -85,3 +87,29 @@ def test_a_given_key_is_not_printed(tmp_path: Path, tasks_from: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "content of ca.pem" in done.stdout, "differences are shown"
     assert [name for name in OWNERS if f"content of {name}.key" in done.stdout] == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "secret"),
+    [
+        ("{{ {'PIP_INDEX_URL': app_index_url} }}", True),
+        ("{{ app_judge_api }}", True),
+        ("{{ holdfast_passwords.app }}", True),
+        ("{{ rabbitmq_apt_environment }}", False),
+    ],
+)
+def test_what_would_be_a_secret_in_the_environment_of_a_task(variable: str, secret: bool) -> None:
+    assert bool(OF_ENVIRONMENT.search(variable)) is secret
+
+
+def test_no_task_has_a_secret_in_its_environment() -> None:
+    """Ansible writes it into the command line of the remote shell, which `ps` and the log of sudo show."""
+    seen = 0
+    for folder in ("roles/*/tasks/*.yml", "playbooks/**/*.yml"):
+        for path in sorted((ROOT / "ansible").glob(folder)):
+            for play in yaml.safe_load(path.read_text()) or ():
+                for task in (play, *tasks([play]), *(one for part in PARTS for one in tasks(play.get(part)))):
+                    given = str(task.get("environment", ""))
+                    seen += bool(given)
+                    assert not OF_ENVIRONMENT.search(given), f"{path}: {task.get('name')}"
+    assert seen > 1, "there are tasks with an environment"

@@ -45,13 +45,23 @@ class Api:
         url: ``https://host``, with or without a port.
         user: the login.
         password: its password.
-        authorities: certificates of whoever signed the service's; an empty text for one without TLS.
+        authorities: certificates of whoever signed the service's; an empty text for those that the system trusts.
+
+    Raises:
+        RefusedError: the certificates cannot be read.
     """
 
     def __init__(self, url: str, user: str, password: str, authorities: str) -> None:
         self.url = url.rstrip("/")
         self.user = user
-        self._context = ssl.create_default_context(cadata=authorities) if authorities else None
+        try:  # comments beside the certificates may have any letters
+            self._context = ssl.create_default_context(cadata=authorities.encode("ascii", "ignore").decode() or None)
+        except (ssl.SSLError, ValueError) as error:
+            raise RefusedError(
+                f"ca_file of rabbitmq_external: {error}",
+                "a PEM file with the authority that signed the service's certificate",
+                "download it from the service again",
+            ) from error
         self._login = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
     def ask(self, path: str, method: str = "GET", body: Any = None) -> Any:

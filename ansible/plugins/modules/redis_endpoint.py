@@ -34,7 +34,8 @@ class Link:
     """
 
     def __init__(self, address: tuple[str, int], authorities: str, *, tls: bool = True) -> None:
-        context = ssl.create_default_context(cadata=authorities or None) if tls else None
+        trusted = authorities.encode("ascii", "ignore").decode()  # comments may have any letters
+        context = ssl.create_default_context(cadata=trusted or None) if tls else None
         plain = socket.create_connection(address, SECONDS)
         self._socket = context.wrap_socket(plain, server_hostname=address[0]) if context else plain
         self._file: BinaryIO = self._socket.makefile("rb")
@@ -124,7 +125,7 @@ def main() -> None:
         link = Link((host, int(port or 6379)), given["authorities"], tls=given["tls"])
         link.ask("AUTH", given["user"], given["password"])
         found = checks(link, given["replicas"], given["fsync"], writes=not module.check_mode)
-    except (OSError, SaidError) as error:
+    except (OSError, ValueError, SaidError) as error:
         refused = {
             "check": "answer of the result store", "ok": False,
             "found": f"{given['address']} as {given['user']}: {error}",
