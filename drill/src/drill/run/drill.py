@@ -205,8 +205,12 @@ class Drill:
         """Apply a single fault beside those of ``plans``, which must still hold when it is proven."""
         self._tell(f"planning {part}", record.key)
         if plans:  # whoever takes over from what the first one hit may still be elected
-            chosen = rng.random()  # however often the choice is made, the seed fixes it
-            plan = self.stack.wait(lambda: pairs.plan(self.stack, part, plans, random.Random(chosen)), TAKE_OVER)  # noqa: S311
+            seed = rng.random()  # however often the choice is made, it is the same
+
+            def planned() -> Plan | None:
+                return pairs.plan(self.stack, part, plans, random.Random(seed))  # noqa: S311 - repeatable, not secret
+
+            plan = self.stack.wait(planned, TAKE_OVER)
             if plan is None:
                 raise TargetError(f"{part} found nothing within {TAKE_OVER:g} s that the first fault does not hold.")
         else:
