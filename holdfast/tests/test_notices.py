@@ -267,7 +267,8 @@ class Backend:
 )
 def test_only_what_expires_and_is_stored_is_claimed(request_: dict[str, Any], claimed: list[str]) -> None:
     backend = Backend()
-    claim(SimpleNamespace(request=Context({"id": "t"} | request_), backend=backend, ignore_result=False))  # type: ignore[arg-type]
+    task: Any = SimpleNamespace(request=Context({"id": "t"} | request_), backend=backend, ignore_result=False)
+    claim(task)
     assert backend.started == claimed
 
 
